@@ -28,15 +28,15 @@ pub fn netns_fd<T: Send>(fd: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) ->
     thread("netns", || {
         move_into_link_name_space(fd, Some(LinkNameSpaceType::Network))?;
         Ok(work())
-    })
+    })?
 }
 
 /// Runs `work` on a thread of its own, waits for it and hands a panic on.
-pub(crate) fn thread<T: Send>(name: &str, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work)?;
         match thread.join() {
-            Ok(result) => result,
+            Ok(result) => Ok(result),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })

@@ -17,9 +17,18 @@
 pub mod builtin;
 pub mod enter;
 pub mod network;
+pub mod pin;
 pub mod subnet;
+
+mod netdir;
+mod private;
+mod setup;
+mod sys;
+mod sysctl;
+mod userns;
 
 pub use network::{
     Attachment, Bandwidth, Dns, Error, Kind, Mode, Network, NetworkOptions, Pod, PortMapping, Protocol, Status,
 };
+pub use pin::{IdMapping, Pins, PodNamespaces, UserMapping};
 pub use subnet::Subnet;

@@ -15,11 +15,13 @@
 //! whatever is left after a crash can be attributed and removed.
 
 pub mod builtin;
+pub mod cni;
 pub mod enter;
 pub mod network;
 pub mod pin;
 pub mod subnet;
 
+mod durable;
 mod netdir;
 mod private;
 mod setup;

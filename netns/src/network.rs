@@ -19,8 +19,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Subnet;
 use crate::builtin::{self, Builtin};
+use crate::cni::{self, Cni};
+use crate::{Subnet, durable};
 
 /// Which network serves new pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -138,6 +139,9 @@ pub struct Pod<'a> {
     pub cgroup_parent: &'a str,
     /// The pod's annotations.
     pub annotations: &'a BTreeMap<String, String>,
+    /// More capability arguments for CNI plugins, by capability: `ips`, `mac`, `infinibandGUID`, `deviceID`, `aliases`.
+    /// A plugin gets what it declares (CONVENTIONS.md of the CNI project); these go before what the other fields give.
+    pub capabilities: &'a BTreeMap<String, serde_json::Value>,
 }
 
 /// The network that a pod is attached to.
@@ -187,12 +191,36 @@ pub enum Error {
     /// The built-in network failed.
     #[error(transparent)]
     Builtin(#[from] builtin::Error),
+    /// The CNI network failed.
+    #[error(transparent)]
+    Cni(#[from] cni::Error),
+    /// The choice of the network could not be written down.
+    #[error("remember in {} that CNI was configured", path.display())]
+    Remember {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
 }
 
 /// The one way to the networks.
 #[derive(Debug)]
 pub struct Network {
+    mode: Mode,
+    cluster_dir: PathBuf,
+    /// Says by being there that CNI was configured once.
+    seen: PathBuf,
     builtin: Builtin,
+    cni: Cni,
+}
+
+/// Who serves new pods at this moment.
+enum Serving {
+    Builtin,
+    Cni,
+    /// Nobody, for the reason given.
+    Nobody(String),
 }
 
 impl Network {
@@ -201,13 +229,50 @@ impl Network {
     /// # Errors
     /// The state directories cannot be made or read.
     pub fn open(options: NetworkOptions) -> Result<Self, Error> {
+        let dir = options.root_dir.join("cni");
+        let cni = Cni::open(cni::Options {
+            conf_dir: options.cni_conf_dir,
+            bin_dirs: options.cni_bin_dirs,
+            dir: dir.clone(),
+            plugin_timeout: options.plugin_timeout,
+        })?;
         let builtin = Builtin::open(builtin::Options {
             instance: options.instance,
             subnets: options.subnets,
             root_dir: options.root_dir,
             state_dir: options.state_dir,
         })?;
-        Ok(Self { builtin })
+        Ok(Self { mode: options.mode, cluster_dir: options.cluster_dir, seen: dir.join(".configured"), builtin, cni })
+    }
+
+    fn serving(&self) -> Result<Serving, Error> {
+        match self.mode {
+            Mode::Builtin => return Ok(Serving::Builtin),
+            Mode::Cni => return Ok(Serving::Cni),
+            Mode::Auto => {}
+        }
+        if self.cni.configured() {
+            if !self.seen.exists() {
+                let remember = |source| Error::Remember { path: self.seen.clone(), source };
+                durable::write(&self.seen, b"").map_err(remember)?;
+            }
+            return Ok(Serving::Cni);
+        }
+        let why = if self.seen.exists() {
+            format!("one was here before (to use the built-in network again, remove {})", self.seen.display())
+        } else if let Some(path) = self.cluster_config() {
+            format!("this machine belongs to a cluster ({})", path.display())
+        } else {
+            return Ok(Serving::Builtin);
+        };
+        Ok(Serving::Nobody(format!("cni plugin not initialized: no CNI configuration, and {why}")))
+    }
+
+    /// A kubelet's credentials: `kubelet.conf`, `bootstrap-kubelet.conf`.
+    fn cluster_config(&self) -> Option<PathBuf> {
+        let entries = std::fs::read_dir(&self.cluster_dir).ok()?;
+        let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.find(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(b"kubelet.conf")))
     }
 
     /// Attaches a pod whose network namespace exists. On an error all that was done is undone, or known for `detach`.
@@ -215,8 +280,14 @@ impl Network {
     /// # Errors
     /// No network is ready, or the one that serves failed.
     pub fn attach(&self, pod: &Pod<'_>) -> Result<Attachment, Error> {
-        let ips = self.builtin.attach(pod)?;
-        Ok(Attachment { kind: Kind::Builtin, ips, raw: None })
+        match self.serving()? {
+            Serving::Builtin => {
+                let ips = self.builtin.attach(pod)?;
+                Ok(Attachment { kind: Kind::Builtin, ips, raw: None })
+            }
+            Serving::Cni => Ok(self.cni.attach(pod)?),
+            Serving::Nobody(why) => Err(Error::NotReady(why)),
+        }
     }
 
     /// Takes a pod off its network. Succeeds when it is not attached, and when its namespace is gone; on an error the
@@ -225,7 +296,13 @@ impl Network {
     /// # Errors
     /// The network that attached the pod failed to detach it.
     pub fn detach(&self, pod: &Pod<'_>, attachment: Option<&Attachment>) -> Result<(), Error> {
-        self.builtin.detach(pod, attachment)?;
+        let kind = attachment.map(|attachment| &attachment.kind);
+        if matches!(kind, None | Some(Kind::Cni { .. })) {
+            self.cni.detach(pod.id, attachment.and_then(|attachment| attachment.raw.as_ref()))?;
+        }
+        if matches!(kind, None | Some(Kind::Builtin)) {
+            self.builtin.detach(pod, attachment)?;
+        }
         Ok(())
     }
 
@@ -234,22 +311,50 @@ impl Network {
     /// # Errors
     /// The network says what differs.
     pub fn check(&self, pod: &Pod<'_>, attachment: &Attachment) -> Result<(), Error> {
-        self.builtin.check(pod, attachment)?;
-        Ok(())
+        match attachment.kind {
+            Kind::Builtin => Ok(self.builtin.check(pod, attachment)?),
+            Kind::Cni { .. } => Ok(self.cni.check(pod.id, attachment)?),
+        }
     }
 
     /// Whether pods can be attached now.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.builtin.status()
+        let (network, mut status) = match self.serving() {
+            Ok(Serving::Builtin) => ("builtin", self.builtin.status()),
+            Ok(Serving::Cni) => ("cni", self.cni.status()),
+            Ok(Serving::Nobody(why)) => ("none", not_ready(why)),
+            Err(error) => ("none", not_ready(format!("{error}"))),
+        };
+        status.details.insert("network.mode".to_owned(), serde_json::json!(self.mode));
+        status.details.insert("network".to_owned(), network.into());
+        status
+    }
+
+    /// Keeps the node's pod CIDRs, given by the kubelet, for CNI plugins that declare the capability `ipRanges`.
+    ///
+    /// # Errors
+    /// They could not be written.
+    pub fn set_pod_cidrs(&self, cidrs: &[Subnet]) -> Result<(), Error> {
+        Ok(self.cni.set_pod_ranges(cidrs)?)
     }
 
     /// Removes what belongs to pods that are no more. `live` holds the ids of all sandboxes that still need a network.
+    /// To be called at start, before the first attach: it also waits for CNI plugins that a server before left running.
     ///
     /// # Errors
     /// What could not be removed; the rest was.
     pub fn gc(&self, live: &BTreeSet<String>) -> Result<(), Error> {
-        self.builtin.gc(live)?;
-        Ok(())
+        let cni = self.cni.gc(live);
+        let builtin = self.builtin.gc(live);
+        if let (Err(first), Err(second)) = (&cni, &builtin) {
+            tracing::warn!(%first, %second, "both networks left something behind");
+        }
+        cni?;
+        Ok(builtin?)
     }
+}
+
+fn not_ready(message: String) -> Status {
+    Status { ready: false, reason: "NetworkPluginNotReady".to_owned(), message, details: BTreeMap::new() }
 }

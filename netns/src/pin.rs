@@ -382,7 +382,7 @@ fn valid(mut ids: BTreeSet<String>) -> BTreeSet<String> {
 }
 
 /// Ids have no '-', so that a pin of the instance `a-b` is never taken for one of the instance `a`.
-fn check_id(id: &str) -> Result<(), Error> {
+pub(crate) fn check_id(id: &str) -> Result<(), Error> {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if (1..=128).contains(&id.len()) && id.bytes().all(word) { Ok(()) } else { Err(Error::Id(id.to_owned())) }
 }

@@ -1,4 +1,5 @@
 //! Namespaces that outlive whoever made them. Root: real namespaces and mounts, below a directory of the test's own.
+#![allow(clippy::unwrap_used)] // a failed step is a failed test
 
 mod common;
 

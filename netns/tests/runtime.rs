@@ -1,5 +1,6 @@
 //! A real runtime's containers in a pod's namespaces, fetched as the module documentation of `pin` tells: nothing of it is
 //! mounted on the host. Root; needs busybox (static) and runc, Debian's and the newer one where it was built.
+#![allow(clippy::unwrap_used)] // a failed step is a failed test
 
 mod common;
 

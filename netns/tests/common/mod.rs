@@ -1,5 +1,6 @@
 //! What tests of namespaces share: a state directory whose mounts go away with it. Root.
 #![allow(dead_code)] // each test binary uses its own part
+#![allow(clippy::unwrap_used)] // a failed step is a failed test
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,0 +1,271 @@
+//! CNI: the pod network as a chain of plugins that the administrator configured.
+//!
+//! ```text
+//! <root>/cni/
+//! ├── <id>.json           the configuration and arguments of an ADD, durable before its first plugin runs;
+//! │                       as long as it is there, DEL is to be run with exactly these
+//! ├── <id>.result.json    the result of ADD, for DEL and CHECK
+//! ├── <id>.lock           held by the operation on the pod, and by the plugin that runs (`journal`)
+//! ├── .lock               GC against ADD and DEL
+//! └── pod-ranges.json     the node's pod CIDRs, for plugins that declare `ipRanges`
+//!
+//!            ADD                                        DEL
+//!  lock ► record ► plugins in order ► result      lock ► plugins in reverse ► forget
+//!            │           │ fails
+//!            │           └──► DEL ► forget, or keep the record until `detach`
+//!            └ killed from here on: the record leads to DEL
+//! ```
+
+mod args;
+mod chain;
+mod conflist;
+mod error;
+mod journal;
+mod plugin;
+mod record;
+mod result;
+mod version;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+pub use error::Error;
+
+use self::chain::{Runner, kind};
+use self::conflist::{Conflist, Found};
+use self::error::state;
+use self::journal::{Hold, Lock};
+use self::record::{Record, Records};
+use crate::{Attachment, Kind, Pod, Status, Subnet, durable, netdir};
+
+/// A STATUS round is good for so long: kubelet asks every few seconds, and each plugin is a process.
+const STATUS_AGE: Duration = Duration::from_secs(4);
+/// A plugin has at most this long to tell its status.
+const STATUS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How [`Cni`] is opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) conf_dir: PathBuf,
+    pub(crate) bin_dirs: Vec<PathBuf>,
+    /// `<root>/cni`.
+    pub(crate) dir: PathBuf,
+    pub(crate) plugin_timeout: Duration,
+}
+
+/// The CNI networks of one instance.
+#[derive(Debug)]
+pub(crate) struct Cni {
+    conf_dir: PathBuf,
+    runner: Runner,
+    records: Records,
+    pod_ranges: Mutex<Vec<Subnet>>,
+    last_status: Mutex<Option<Asked>>,
+}
+
+/// A STATUS round: when, for which configuration, and its outcome.
+#[derive(Debug)]
+struct Asked {
+    at: Instant,
+    list: Conflist,
+    verdict: Result<(), String>,
+}
+
+impl Cni {
+    pub(crate) fn open(options: Options) -> Result<Self, Error> {
+        let records = Records::open(options.dir)?;
+        let ranges = std::fs::read(records.path(POD_RANGES)).unwrap_or_default();
+        Ok(Self {
+            conf_dir: options.conf_dir,
+            runner: Runner { bin_dirs: options.bin_dirs, deadline: options.plugin_timeout },
+            records,
+            pod_ranges: Mutex::new(serde_json::from_slice(&ranges).unwrap_or_default()),
+            last_status: Mutex::new(None),
+        })
+    }
+
+    /// Whether a configuration was put in place, valid or not.
+    pub(crate) fn configured(&self) -> bool {
+        conflist::load(&self.conf_dir).any()
+    }
+
+    fn load(&self) -> Result<Conflist, Error> {
+        let found = conflist::load(&self.conf_dir);
+        for (path, reason) in &found.refused {
+            tracing::warn!(path = %path.display(), reason, "CNI configuration refused");
+        }
+        let Found { conflist: Some(list), .. } = found else {
+            return Err(Error::NoConfig(found.complaint(&self.conf_dir)));
+        };
+        Ok(list)
+    }
+
+    /// Keeps the node's pod CIDRs, given by the kubelet, for plugins that declare `ipRanges`.
+    pub(crate) fn set_pod_ranges(&self, ranges: &[Subnet]) -> Result<(), Error> {
+        let path = self.records.path(POD_RANGES);
+        let mut kept = self.pod_ranges.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *kept != ranges {
+            durable::write(&path, json!(ranges).to_string().as_bytes()).map_err(state("write", &path))?;
+            *kept = ranges.to_vec();
+        }
+        Ok(())
+    }
+
+    fn lock_all(&self, hold: Hold) -> Result<Lock, Error> {
+        Lock::take(&self.records.path(".lock"), hold, self.runner.deadline)
+    }
+
+    fn lock_pod(&self, id: &str) -> Result<Lock, Error> {
+        crate::pin::check_id(id).map_err(|_| Error::Argument { what: "pod id", value: id.to_owned() })?;
+        Lock::take(&self.records.path(&format!("{id}.lock")), Hold::Alone, self.runner.deadline)
+    }
+
+    /// ADD. On an error all that was done is undone, or [`Error::NotUndone`] says that it is not and the record is kept.
+    pub(crate) fn attach(&self, pod: &Pod<'_>) -> Result<Attachment, Error> {
+        let args = args::cni_args(pod)?;
+        if !File::open(pod.netns).is_ok_and(netdir::is_namespace) {
+            return Err(Error::Argument { what: "network namespace", value: pod.netns.display().to_string() });
+        }
+        let _all = self.lock_all(Hold::Together)?;
+        let lock = self.lock_pod(pod.id)?;
+        // An ADD that nobody saw the end of. Twice without a DEL between is not allowed (section 2, ADD).
+        self.del(pod.id, None, &lock)?;
+        let list = self.load()?;
+        let ranges = self.pod_ranges.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let record = Record {
+            args,
+            capabilities: args::capabilities(pod, &ranges),
+            ..Record::new(&list, self.runner.version(&list), pod.netns)
+        };
+        self.records.begin(pod.id, &record)?;
+        let added = self.runner.add(pod.id, &record, &lock);
+        let kept = added.and_then(|(result, value)| {
+            self.records.keep_result(pod.id, &value)?;
+            Ok((result, value))
+        });
+        match kept {
+            Ok((result, value)) => {
+                let kind = Kind::Cni { network: record.network };
+                Ok(Attachment { kind, ips: result.addresses(), raw: Some(value) })
+            }
+            Err(add) => match self.del(pod.id, None, &lock) {
+                Ok(()) => {
+                    lock.remove()?;
+                    Err(add)
+                }
+                Err(undo) => Err(Error::NotUndone { add: Box::new(add), undo: Box::new(undo) }),
+            },
+        }
+    }
+
+    /// DEL of whatever was begun for the pod. Well when nothing was. `result` is what the caller knows of ADD's.
+    pub(crate) fn detach(&self, id: &str, result: Option<&Value>) -> Result<(), Error> {
+        let _all = self.lock_all(Hold::Together)?;
+        let lock = self.lock_pod(id)?;
+        self.del(id, result, &lock)?;
+        lock.remove()
+    }
+
+    fn del(&self, id: &str, result: Option<&Value>, lock: &Lock) -> Result<(), Error> {
+        let Some(record) = self.records.load(id)? else { return Ok(()) };
+        let kept = self.records.load_result(id);
+        self.runner.del(id, &record, kept.as_ref().or(result), lock)?;
+        self.records.forget(id)
+    }
+
+    /// CHECK with what ADD was made with.
+    pub(crate) fn check(&self, id: &str, attachment: &Attachment) -> Result<(), Error> {
+        let lock = self.lock_pod(id)?;
+        let Some(record) = self.records.load(id)? else {
+            lock.remove()?;
+            return Err(Error::NoConfig(format!("nothing is known of pod {id}'s CNI attachment")));
+        };
+        let kept = self.records.load_result(id);
+        let result = kept.as_ref().or(attachment.raw.as_ref());
+        self.runner.check(id, &record, result.unwrap_or(&Value::Null), &lock)
+    }
+
+    /// Whether ADD would be served, as far as configuration, programs and the plugins' own STATUS tell.
+    pub(crate) fn status(&self) -> Status {
+        let found = conflist::load(&self.conf_dir);
+        let refused: BTreeMap<String, &String> =
+            found.refused.iter().map(|(path, reason)| (path.display().to_string(), reason)).collect();
+        let mut details = BTreeMap::from([("network.refused".to_owned(), json!(refused))]);
+        let verdict = match &found.conflist {
+            None => Err(found.complaint(&self.conf_dir)),
+            Some(list) => {
+                let plugins: Vec<&str> = list.plugins.iter().map(kind).collect();
+                details.insert("network.name".to_owned(), json!(list.name));
+                details.insert("network.config".to_owned(), json!(list.path));
+                details.insert("network.plugins".to_owned(), json!(plugins));
+                self.ask(list)
+            }
+        };
+        let (ready, message) = verdict.map_or_else(|message| (false, message), |()| (true, String::new()));
+        let reason = if ready { "" } else { "NetworkPluginNotReady" }.to_owned();
+        Status { ready, reason, message, details }
+    }
+
+    /// STATUS, at most once in a while; callers at the same time share a round. A failure is asked for once more, so that
+    /// a plugin that hiccups does not make the node flap.
+    fn ask(&self, list: &Conflist) -> Result<(), String> {
+        let mut last = self.last_status.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(asked) = &*last
+            && asked.at.elapsed() < STATUS_AGE
+            && asked.list == *list
+        {
+            return asked.verdict.clone();
+        }
+        let runner = Runner { deadline: self.runner.deadline.min(STATUS_DEADLINE), ..self.runner.clone() };
+        let version = runner.version(list);
+        let round = || runner.status(list, version).map_err(|error| error.to_string());
+        let verdict = round().or_else(|_| round());
+        // A plugin that is not there may come any moment: only what processes told is kept.
+        *last =
+            version.has_status().then(|| Asked { at: Instant::now(), list: list.clone(), verdict: verdict.clone() });
+        verdict
+    }
+
+    /// DEL for all pods that are not in `live`, then GC by plugins that know it.
+    pub(crate) fn gc(&self, live: &BTreeSet<String>) -> Result<(), Error> {
+        let mut errors = Vec::new();
+        for id in self.records.ids()? {
+            // The lock of a live pod is taken, too: a plugin of a server that died must have ended before GC.
+            let done = if live.contains(&id) { self.lock_pod(&id).map(drop) } else { self.detach(&id, None) };
+            errors.extend(done.err());
+        }
+        match self.load() {
+            Ok(list) => errors.extend(self.collect(&list, live).unwrap_or_else(|error| vec![error])),
+            Err(Error::NoConfig(_)) => {}
+            Err(error) => errors.push(error),
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Error::Several(errors)) }
+    }
+
+    fn collect(&self, list: &Conflist, live: &BTreeSet<String>) -> Result<Vec<Error>, Error> {
+        let version = self.runner.version(list);
+        if list.disable_gc || !version.has_status() {
+            return Ok(Vec::new());
+        }
+        let lock = self.lock_all(Hold::Alone)?;
+        let mut valid = Vec::new();
+        for id in self.records.ids()? {
+            // An attachment whose DEL failed is valid, too: DEL still needs what GC would take.
+            if let Some(record) = self.records.load(&id)?
+                && record.network == list.name
+            {
+                valid.push(json!({"containerID": id, "ifname": record.ifname}));
+            }
+        }
+        tracing::debug!(network = list.name, valid = valid.len(), live = live.len(), "CNI GC");
+        Ok(self.runner.gc(list, version, &valid, &lock))
+    }
+}
+
+/// File of the node's pod CIDRs. Its '-' keeps it apart from the records.
+const POD_RANGES: &str = "pod-ranges.json";

@@ -350,6 +350,51 @@ fn parameters_of_an_interface_are_set_once_it_is_there() {
     pins.destroy().unwrap();
 }
 
+/// Not a test by itself: the server that `whatever_a_killed_server_left_…` kills.
+#[test]
+fn server_to_be_killed() {
+    let Some(state) = std::env::var_os("CRISP_TEST_STATE") else { return };
+    let netns = std::env::var_os("CRISP_TEST_NETNS").unwrap();
+    let instance = std::env::var("CRISP_TEST_INSTANCE").unwrap();
+    let pins = Pins::open_in(Path::new(&state), &instance, Path::new(&netns)).unwrap();
+    for number in 0.. {
+        let pod = if number % 2 == 0 { all() } else { mapped() };
+        pins.create("a1", &pod).unwrap();
+        pins.remove("a1").unwrap();
+    }
+}
+
+#[test]
+fn whatever_a_killed_server_left_the_next_one_finishes() {
+    let scratch = Scratch::new();
+    for round in 0..30 {
+        let mut server = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "server_to_be_killed"])
+            .env("CRISP_TEST_STATE", scratch.state())
+            .env("CRISP_TEST_NETNS", scratch.netns_dir())
+            .env("CRISP_TEST_INSTANCE", &scratch.name)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // A different instruction each time, from the first mount on.
+        std::thread::sleep(Duration::from_micros(3000 + 773 * round));
+        server.kill().unwrap();
+        server.wait().unwrap();
+
+        let pins = scratch.pins();
+        let pod = if round % 3 == 0 { mapped() } else { all() };
+        pins.create("a1", &pod).unwrap();
+        assert!(pins.exists("a1", &pod), "round {round}");
+        pins.remove("a1").unwrap();
+        assert!(pins.list().unwrap().is_empty(), "round {round}");
+        assert_eq!(scratch.mounts().len(), 3, "round {round}: {:?}", scratch.mounts());
+        if round % 10 == 9 {
+            // The first start is cut short again, too.
+            pins.destroy().unwrap();
+        }
+    }
+}
+
 /// The figure that a pod's start can afford. The limit leaves room for a debug build on a busy machine; the test prints
 /// what it measured.
 #[test]

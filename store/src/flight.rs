@@ -1,0 +1,314 @@
+//! One download for each layer, whoever and however many want it.
+//!
+//! ```text
+//!   claim ─▶ present            the index has it
+//!         ─▶ joined a flight    wait ─▶ landed: look in the index again
+//!         │                          ─▶ failed: claim again; then it is one's own flight
+//!         ─▶ started a flight   wait ─▶ landed, or failed: that is the caller's error
+//! ```
+//!
+//! Every caller has asked the registry for the manifest with its own credentials before it gets here; only the download
+//! is shared. A flight uses the session of the caller that started it. If it fails the others don't fail with it: each
+//! tries once with its own. A flight goes on when its callers go away, for [`GRACE`]: kubelet calls again soon, and
+//! finds it under way. Then it ends, and its files go.
+//!
+//! Flights have the diff id as their key: a layer that turns out to be bound to one chain (see [`crate::layer`]) is no
+//! use to a waiter with another chain, which then starts its own.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use rustix::fs::{Mode, OFlags};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use crate::digest::Digest;
+use crate::error::{Error, LayerError};
+use crate::layer::{Layer, LayerRecord};
+use crate::media::Descriptor;
+use crate::pipeline::{self, CHUNKS, Chunk, Expected};
+use crate::progress::LayerState;
+use crate::registry::Session;
+use crate::sweep::Temp;
+use crate::unpack::{Below, Error as UnpackError, Unpacked};
+use crate::{Inner, lock, recover};
+
+/// How long a download goes on after the last caller went away.
+const GRACE: Duration = Duration::from_secs(30);
+/// Waiters hear of progress in steps of this many bytes.
+const STEP: u64 = 1 << 20;
+
+/// A layer on its way, and those who wait for it.
+pub(crate) type Flight = Arc<watch::Sender<Status>>;
+
+type Outcome = Result<Arc<Layer>, Arc<LayerError>>;
+
+/// Where a flight is.
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    pub(crate) state: LayerState,
+    outcome: Option<Outcome>,
+}
+
+/// A layer that is wanted: where it comes from, and its place in the image.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) session: Session,
+    pub(crate) descriptor: Descriptor,
+    /// Chain ids and diff ids from the base up to this layer, which is the last.
+    pub(crate) chain: Vec<(Digest, Digest)>,
+}
+
+impl Wanted {
+    fn place(&self) -> (&Digest, &Digest) {
+        // Never empty: it ends with the layer itself.
+        let (chain, diff) = &self.chain[self.chain.len() - 1];
+        (chain, diff)
+    }
+}
+
+pub(crate) enum Claim {
+    Present(Arc<Layer>),
+    Wait { status: watch::Receiver<Status>, mine: bool },
+}
+
+impl Inner {
+    /// Finds the layer or its flight, or starts one.
+    pub(crate) fn claim(self: &Arc<Self>, wanted: &Arc<Wanted>) -> Claim {
+        let (chain, diff) = wanted.place();
+        // This lock first: a flight puts its layer into the index before it leaves the map.
+        let mut flights = lock(&self.flights);
+        if let Some(layer) = self.index().layers.find(chain, diff) {
+            return Claim::Present(layer.clone());
+        }
+        if let Some(flight) = flights.get(diff) {
+            return Claim::Wait { status: flight.subscribe(), mine: false };
+        }
+        let (sender, status) = watch::channel(Status { state: LayerState::Queued, outcome: None });
+        let flight = Arc::new(sender);
+        flights.insert(diff.clone(), flight.clone());
+        let (inner, wanted) = (self.clone(), wanted.clone());
+        tokio::spawn(async move {
+            // Leaves the map however this task ends.
+            let landing = Landing { inner: &inner, diff: wanted.place().1 };
+            let outcome = tokio::select! {
+                outcome = fly(&inner, &wanted, &flight) => outcome,
+                () = deserted(&flight) => Err(LayerError::GivenUp),
+            };
+            drop(landing);
+            flight.send_modify(|status| {
+                status.state = LayerState::Done;
+                status.outcome = Some(outcome.map_err(Arc::new));
+            });
+        });
+        Claim::Wait { status, mine: true }
+    }
+
+    /// Waits for a layer that was claimed, telling `tell` how it goes.
+    pub(crate) async fn land(
+        self: &Arc<Self>,
+        wanted: &Arc<Wanted>,
+        mut claim: Claim,
+        tell: impl Fn(LayerState),
+    ) -> Result<Arc<Layer>, Arc<LayerError>> {
+        loop {
+            let (mut status, mine) = match claim {
+                Claim::Present(layer) => return Ok(layer),
+                Claim::Wait { status, mine } => (status, mine),
+            };
+            match wait(&mut status, &tell).await {
+                Err(error) if mine => return Err(error),
+                // Landed: it is in the index now, unless it serves another chain only. Failed: our own try.
+                _ => claim = self.claim(wanted),
+            }
+        }
+    }
+}
+
+async fn wait(status: &mut watch::Receiver<Status>, tell: impl Fn(LayerState)) -> Outcome {
+    loop {
+        let Status { state, outcome } = status.borrow_and_update().clone();
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
+        tell(state);
+        if status.changed().await.is_err() {
+            return Err(Arc::new(LayerError::GivenUp));
+        }
+    }
+}
+
+/// Resolves when nobody has waited for [`GRACE`].
+async fn deserted(flight: &watch::Sender<Status>) {
+    loop {
+        flight.closed().await;
+        tokio::time::sleep(GRACE).await;
+        if flight.is_closed() {
+            return;
+        }
+    }
+}
+
+struct Landing<'a> {
+    inner: &'a Inner,
+    diff: &'a Digest,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        lock(&self.inner.flights).remove(self.diff);
+    }
+}
+
+async fn fly(inner: &Arc<Inner>, wanted: &Wanted, flight: &watch::Sender<Status>) -> Result<Arc<Layer>, LayerError> {
+    let tell = |state| flight.send_modify(|status| status.state = state);
+    let permit = inner.slots.clone().acquire_owned().await.map_err(|_| LayerError::GivenUp)?;
+    let permit = Arc::new(Mutex::new(Some(permit)));
+    let temp = inner.temp_dir(0o711)?;
+    let fs = temp.path.join("fs");
+    inner.disk.make_dir(&fs, 0o755)?;
+    let root = rustix::fs::open(&fs, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io("open", &fs)(e.into()))?;
+    let (chunks, receiver) = mpsc::channel(CHUNKS);
+    let (_alive, given_up) = oneshot::channel();
+    let below = Lower {
+        inner: inner.clone(),
+        chain: wanted.chain[..wanted.chain.len() - 1].to_vec(),
+        permit: permit.clone(),
+        given_up: Mutex::new(given_up),
+        held: Mutex::default(),
+        runtime: Handle::current(),
+    };
+    let total = wanted.descriptor.size;
+    let expected = Expected { blob: wanted.descriptor.digest.clone(), size: total, diff_id: wanted.place().1.clone() };
+    let result = pipeline::start(expected, receiver, root, below, inner.limits, temp);
+    let sent = download(wanted, &chunks, |bytes| tell(LayerState::Downloading { bytes, total })).await;
+    if sent.is_ok() {
+        tell(LayerState::Unpacking);
+    }
+    drop(chunks);
+    let unpacked = result.await.unwrap_or(Err(pipeline::Error::GivenUp));
+    // If the download failed, unpacking did for want of data.
+    sent?;
+    let (unpacked, temp) = unpacked?;
+    publish(inner, wanted, unpacked, temp)
+}
+
+/// Sends the blob on; stops without error when nobody takes it, who then knows why.
+async fn download(wanted: &Wanted, chunks: &mpsc::Sender<Chunk>, tell: impl Fn(u64)) -> Result<(), LayerError> {
+    let mut blob = std::pin::pin!(wanted.session.blob(&wanted.descriptor));
+    let (mut bytes, mut told) = (0, 0);
+    tell(0);
+    while let Some(chunk) = blob.next().await {
+        let chunk = chunk?;
+        bytes += chunk.len() as u64;
+        if chunks.send(Chunk::Data(chunk)).await.is_err() {
+            return Ok(());
+        }
+        if bytes - told >= STEP {
+            told = bytes;
+            tell(bytes);
+        }
+    }
+    tell(bytes);
+    let _ = chunks.send(Chunk::End).await;
+    Ok(())
+}
+
+fn publish(inner: &Arc<Inner>, wanted: &Wanted, unpacked: Unpacked, temp: Temp) -> Result<Arc<Layer>, LayerError> {
+    let (chain_id, diff_id) = wanted.place();
+    let Unpacked { bytes, inodes, bound, root_listed } = unpacked;
+    let record = LayerRecord {
+        diff_id: diff_id.clone(),
+        chain_id: chain_id.clone(),
+        bound,
+        root_listed,
+        bytes,
+        inodes,
+        boot_id: inner.boot_id.clone(),
+        durable: false,
+    };
+    inner.disk.write_volatile(&temp.path.join(recover::RECORD), &record)?;
+    let short = temp.short();
+    let layer = Arc::new(Layer::new(short.clone(), record));
+    let mut index = inner.index();
+    if let Some(there) = index.layers.find(chain_id, diff_id) {
+        return Ok(there.clone());
+    }
+    temp.publish(&inner.layout.layer(&short))?;
+    index.layers.insert(layer.clone());
+    drop(index);
+    inner.keep(layer.clone());
+    inner.flush_layer_soon(layer.clone());
+    Ok(layer)
+}
+
+/// The layers below one that is being unpacked, wherever they are.
+struct Lower {
+    inner: Arc<Inner>,
+    /// Base first.
+    chain: Vec<(Digest, Digest)>,
+    /// Given back while waiting: those that are waited for may need it.
+    permit: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    /// Resolves when the flight is over.
+    given_up: Mutex<oneshot::Receiver<()>>,
+    /// So that they stay until the end.
+    held: Mutex<Option<Vec<Arc<Layer>>>>,
+    runtime: Handle,
+}
+
+impl Lower {
+    async fn wait(&self) -> Result<Vec<Arc<Layer>>, UnpackError> {
+        let mut layers = Vec::new();
+        for (chain, diff) in self.chain.iter().rev() {
+            layers.push(self.inner.there_or_coming(chain, diff).await?);
+        }
+        Ok(layers)
+    }
+}
+
+impl Inner {
+    async fn there_or_coming(&self, chain: &Digest, diff: &Digest) -> Result<Arc<Layer>, UnpackError> {
+        loop {
+            let mut status = {
+                let flights = lock(&self.flights);
+                if let Some(layer) = self.index().layers.find(chain, diff) {
+                    return Ok(layer.clone());
+                }
+                let Some(flight) = flights.get(diff) else {
+                    return Err(UnpackError::Below(format!("the layer {diff} is neither there nor on its way")));
+                };
+                flight.subscribe()
+            };
+            wait(&mut status, |_| {})
+                .await
+                .map_err(|error| UnpackError::Below(format!("the layer {diff}: {error}")))?;
+        }
+    }
+}
+
+impl Below for Lower {
+    fn layers(&self) -> Result<Vec<PathBuf>, UnpackError> {
+        let mut held = lock(&self.held);
+        if held.is_none() {
+            let permit = lock(&self.permit).take();
+            drop(permit);
+            let mut given_up = lock(&self.given_up);
+            let found = self.runtime.block_on(async {
+                let found = tokio::select! {
+                    found = self.wait() => found?,
+                    _ = &mut *given_up => return Err(UnpackError::Source),
+                };
+                let permit = self.inner.slots.clone().acquire_owned().await.map_err(|_| UnpackError::Source)?;
+                Ok((found, permit))
+            });
+            let (found, permit) = found?;
+            *lock(&self.permit) = Some(permit);
+            *held = Some(found);
+        }
+        let layers = held.iter().flatten();
+        Ok(layers.map(|layer| self.inner.layer_root(&layer.short)).collect())
+    }
+}

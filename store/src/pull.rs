@@ -1,0 +1,265 @@
+//! Pulling an image.
+//!
+//! ```text
+//!   HEAD name ─▶ digest ─▶ known here? ─▶ name it, done          one request
+//!                        └▶ manifest, configuration ─▶ layers (flight.rs), all at once ─▶ publish
+//! ```
+//!
+//! Every call asks the registry with its own credentials, also for an image that is here: that is how kubelet learns
+//! that a pod may use it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use crate::config::Document;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::flight::{Claim, Wanted};
+use crate::image::{Image, ImageLayer, ImageRecord};
+use crate::layer::{Layer, chain_ids};
+use crate::media::{Manifest, Platform};
+use crate::progress::{LayerState, Progress, ProgressEvent};
+use crate::reference::Reference;
+use crate::registry::{Credentials, Resolved, Session};
+use crate::{Inner, Store, sys};
+
+/// overlayfs stacks 500, and old kernels take one page of mount options: at 14 bytes a layer that is enough for these.
+const MAX_LAYERS: usize = 256;
+
+/// What to pull.
+pub struct PullRequest {
+    /// Its name.
+    pub reference: Reference,
+    /// For this call, and no other.
+    pub credentials: Option<Credentials>,
+    /// What it has to run on; this machine if `None`.
+    pub platform: Option<Platform>,
+    /// Who wants to hear how it goes.
+    pub progress: Option<Arc<dyn Progress>>,
+}
+
+impl std::fmt::Debug for PullRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PullRequest").field("reference", &self.reference).field("platform", &self.platform).finish()
+    }
+}
+
+/// Counts a running pull.
+struct Running<'a>(&'a Inner);
+
+impl<'a> Running<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        inner.pulls.fetch_add(1, Ordering::AcqRel);
+        Self(inner)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if self.0.pulls.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Buffers of a pull are a multiple of what the server needs else.
+            self.0.cleaner.push(sys::trim_heap);
+        }
+    }
+}
+
+impl Store {
+    /// Pulls an image. When this returns it can be used at once; it is made durable in the background
+    /// ([`Store::flush`]).
+    ///
+    /// Dropping the future ends this call only: what others wait for goes on, the rest ends half a minute later.
+    ///
+    /// # Errors
+    /// The registry refuses or fails, what it sends is not what it says, or the disk is full or fails. Layers that
+    /// came whole are kept for ten minutes for the next try.
+    pub async fn pull(&self, request: PullRequest) -> Result<Arc<Image>> {
+        let PullRequest { reference, credentials, platform, progress } = request;
+        let tell = |event| {
+            if let Some(progress) = &progress {
+                progress.event(event);
+            }
+        };
+        let platform = platform.unwrap_or_else(Platform::host);
+        let pull = Pull { inner: &self.0, name: reference.to_string(), reference, platform, tell: &tell };
+        let _running = Running::new(&self.0);
+        tell(ProgressEvent::Resolving);
+        let session = self.0.registry.session(&pull.reference, credentials);
+        let digest = session.head().await.map_err(|source| pull.registry(source))?;
+        let image = match pull.known(&digest) {
+            Some(image) => pull.present(&image, &digest)?,
+            None => pull.fetch(session).await?,
+        };
+        tell(ProgressEvent::Done);
+        Ok(image)
+    }
+}
+
+struct Pull<'a> {
+    inner: &'a Arc<Inner>,
+    reference: Reference,
+    name: String,
+    platform: Platform,
+    tell: &'a (dyn Fn(ProgressEvent) + Sync),
+}
+
+impl Pull<'_> {
+    fn registry(&self, source: crate::registry::Error) -> Error {
+        Error::Registry { image: self.name.clone(), source }
+    }
+
+    fn invalid(&self, why: impl Into<String>) -> Error {
+        Error::Invalid { image: self.name.clone(), why: why.into() }
+    }
+
+    /// The image that an earlier pull of this digest for this platform led to.
+    fn known(&self, digest: &Digest) -> Option<Arc<Image>> {
+        let index = self.inner.index();
+        let leads = |image: &&Arc<Image>| {
+            image.record.targets.iter().any(|(target, platform)| target == digest && *platform == self.platform)
+        };
+        index.images.values().find(leads).cloned()
+    }
+
+    fn present(&self, image: &Image, digest: &Digest) -> Result<Arc<Image>> {
+        let layers: Vec<_> = image.layers.iter().map(|layer| (layer.blob.clone(), layer.size)).collect();
+        (self.tell)(ProgressEvent::Resolved { digest: digest.clone(), layers });
+        for layer in &image.layers {
+            self.layer(&layer.blob, LayerState::Present);
+        }
+        let _writer = self.inner.writer();
+        self.name(image, digest)
+    }
+
+    /// A digest beside a tag decides, and the tag is no name then.
+    fn name(&self, image: &Image, digest: &Digest) -> Result<Arc<Image>> {
+        let tag = self.reference.digest().is_none().then_some(&self.reference);
+        self.inner.name(image, tag, &self.reference.with_digest(digest.clone()))
+    }
+
+    fn layer(&self, digest: &Digest, state: LayerState) {
+        (self.tell)(ProgressEvent::Layer { digest: digest.clone(), state });
+    }
+
+    async fn fetch(&self, session: Session) -> Result<Arc<Image>> {
+        let resolved = session.resolve(&self.platform).await.map_err(|source| self.registry(source))?;
+        let manifest = &resolved.manifest;
+        let config = session.config(&manifest.config).await.map_err(|source| self.registry(source))?;
+        let document = self.check(manifest, &config)?;
+        let layers: Vec<_> = manifest.layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect();
+        (self.tell)(ProgressEvent::Resolved { digest: resolved.digest.clone(), layers });
+        let held = self.layers(&session, manifest, &document.diff_ids).await?;
+        self.publish(&resolved, &config, &document, held)
+    }
+
+    /// Holds manifest and configuration against each other and against this machine.
+    fn check(&self, manifest: &Manifest, config: &[u8]) -> Result<Document> {
+        let found = Digest::of(manifest.config.digest.algorithm(), config);
+        if found != manifest.config.digest {
+            return Err(
+                self.invalid(format!("its configuration is {found}, its manifest says {}", manifest.config.digest))
+            );
+        }
+        let document =
+            Document::parse(config).map_err(|e| self.invalid(format!("its configuration cannot be read: {e}")))?;
+        let (layers, diff_ids) = (manifest.layers.len(), document.diff_ids.len());
+        if layers != diff_ids {
+            return Err(self.invalid(format!("its manifest has {layers} layers, its configuration {diff_ids}")));
+        }
+        if layers > MAX_LAYERS {
+            return Err(self.invalid(format!("it has {layers} layers, at most {MAX_LAYERS} can be stacked")));
+        }
+        let other = |has: &str, wants: &str| !has.is_empty() && has != wants;
+        if other(&document.os, &self.platform.os) || other(&document.architecture, &self.platform.architecture) {
+            return Err(self.invalid(format!("it is for {}, not for {}", document.platform(), self.platform)));
+        }
+        Ok(document)
+    }
+
+    /// All layers, base first; those that are missing come in parallel.
+    async fn layers(&self, session: &Session, manifest: &Manifest, diff_ids: &[Digest]) -> Result<Vec<Arc<Layer>>> {
+        let chain: Vec<_> = chain_ids(diff_ids).into_iter().zip(diff_ids.iter().cloned()).collect();
+        let mut waiting = FuturesUnordered::new();
+        for (i, descriptor) in manifest.layers.iter().enumerate() {
+            let wanted = Arc::new(Wanted {
+                session: session.clone(),
+                descriptor: descriptor.clone(),
+                chain: chain[..=i].to_vec(),
+            });
+            // Claimed in order, so that a layer finds those below it on their way.
+            let claim = self.inner.claim(&wanted);
+            let present = matches!(claim, Claim::Present(_));
+            waiting.push(async move {
+                let digest = &wanted.descriptor.digest;
+                let landed = self.inner.land(&wanted, claim, |state| self.layer(digest, state)).await;
+                let layer = landed.map_err(|source| Error::Layer {
+                    image: self.name.clone(),
+                    layer: digest.clone(),
+                    source,
+                })?;
+                self.layer(digest, if present { LayerState::Present } else { LayerState::Done });
+                Ok::<_, Error>((i, layer))
+            });
+        }
+        let mut layers = BTreeMap::new();
+        while let Some(landed) = waiting.next().await {
+            let (i, layer) = landed?;
+            layers.insert(i, layer);
+        }
+        Ok(layers.into_values().collect())
+    }
+
+    fn publish(
+        &self,
+        resolved: &Resolved,
+        config: &[u8],
+        document: &Document,
+        held: Vec<Arc<Layer>>,
+    ) -> Result<Arc<Image>> {
+        let manifest = &resolved.manifest;
+        let id = manifest.config.digest.clone();
+        let mut blobs = vec![(id.clone(), config), (resolved.descriptor.digest.clone(), &resolved.raw[..])];
+        if let Some(index) = &resolved.index {
+            blobs.push((resolved.digest.clone(), index));
+        }
+        let inner = self.inner;
+        let _writer = inner.writer();
+        for (digest, bytes) in &blobs {
+            let path = inner.layout.blob(digest);
+            // What is there is whole: it was verified at open or written since.
+            if !path.exists() {
+                inner.disk.write_bytes(&path, bytes, false)?;
+            }
+        }
+        let mut record = match inner.index().images.get(&id) {
+            Some(image) => image.record.clone(),
+            None => ImageRecord {
+                layers: manifest
+                    .layers
+                    .iter()
+                    .zip(&document.diff_ids)
+                    .map(|(blob, diff_id)| ImageLayer {
+                        blob: blob.digest.clone(),
+                        size: blob.size,
+                        diff_id: diff_id.clone(),
+                    })
+                    .collect(),
+                tags: BTreeMap::new(),
+                digests: BTreeMap::new(),
+                targets: Vec::new(),
+                blobs: BTreeMap::new(),
+                id,
+            },
+        };
+        record.blobs.extend(blobs.iter().map(|(digest, bytes)| (digest.clone(), bytes.len() as u64)));
+        let target = (resolved.digest.clone(), self.platform.clone());
+        if !record.targets.contains(&target) {
+            record.targets.push(target);
+        }
+        let image = Image::new(record, document, held, &inner.pinned);
+        self.name(&image, &resolved.digest)
+    }
+}

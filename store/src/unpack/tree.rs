@@ -1,0 +1,262 @@
+//! The tree of a layer while it is made. Nobody else writes to it.
+//!
+//! A name is split into parent and base. The parent is resolved here, one component at a time, with the tree's root
+//! as `/`: a link on the way (`var/run → /run`) leads to another place in the tree and never out of it, and the base
+//! is never followed. One fd is kept, that of the last parent: archives list a directory's entries together.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::entry::Meta;
+use crate::merged;
+
+const MAX_LINKS: usize = 40;
+/// Names of directories that nobody listed.
+const IMPLIED: Mode = Mode::from_raw_mode(0o755);
+const PATH_DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// What is still to be done about a directory once all entries are there: times would change again, a set-group-ID
+/// bit or a default ACL would leak into entries made later.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    /// The attributes, if an entry gave them; else the directory was only implied by a name in it.
+    pub(super) meta: Option<Meta>,
+    pub(super) opaque: bool,
+}
+
+/// The tree.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: OwnedFd,
+    /// The parent that was entered last.
+    here: Option<Here>,
+    /// All directories by their real path.
+    pub(super) dirs: BTreeMap<Vec<u8>, Pending>,
+    /// Something was made and removed again, so that sums kept on the way are off.
+    pub(super) replaced: bool,
+}
+
+#[derive(Debug)]
+struct Here {
+    /// As the archive named it.
+    named: Vec<u8>,
+    /// Where that is, links resolved.
+    real: Vec<u8>,
+    fd: OwnedFd,
+}
+
+/// Splits a clean path into parent and base.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn join(dir: &[u8], base: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { base.to_vec() } else { [dir, b"/", base].concat() }
+}
+
+impl Tree {
+    /// `root` is an empty directory.
+    pub(super) fn new(root: OwnedFd) -> Self {
+        Self { root, here: None, dirs: BTreeMap::from([(Vec::new(), Pending::default())]), replaced: false }
+    }
+
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Makes `parent` the present directory, and it and its parents where they are missing.
+    pub(super) fn enter(&mut self, parent: &[u8]) -> io::Result<()> {
+        if self.here.as_ref().is_some_and(|here| here.named == parent) {
+            return Ok(());
+        }
+        let flags = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let plain = if parent.is_empty() { &b"."[..] } else { parent };
+        let (real, fd) = match rustix::fs::openat2(&self.root, plain, PATH_DIR, Mode::empty(), flags) {
+            Ok(fd) => (parent.to_vec(), fd),
+            // Missing or a link in it; or a kernel that does not know openat2.
+            Err(_) => self.walk(parent)?,
+        };
+        self.here = Some(Here { named: parent.to_vec(), real, fd });
+        Ok(())
+    }
+
+    fn walk(&mut self, parent: &[u8]) -> io::Result<(Vec<u8>, OwnedFd)> {
+        let parts = |path: &[u8]| -> VecDeque<Vec<u8>> {
+            path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec).collect()
+        };
+        let mut todo = parts(parent);
+        let (mut real, mut fd) = (Vec::new(), self.open_real(b"")?);
+        let mut links = 0;
+        while let Some(part) = todo.pop_front() {
+            if part == b".." {
+                real.truncate(split(&real).0.len());
+                fd = self.open_real(&real)?;
+                continue;
+            }
+            match rustix::fs::openat(&fd, &part[..], PATH_DIR | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(next) => {
+                    real = join(&real, &part);
+                    fd = next;
+                }
+                Err(Errno::NOENT) => {
+                    rustix::fs::mkdirat(&fd, &part[..], IMPLIED)?;
+                    self.dirs.insert(join(&real, &part), Pending::default());
+                    todo.push_front(part);
+                }
+                Err(Errno::NOTDIR | Errno::LOOP) => match rustix::fs::readlinkat(&fd, &part[..], Vec::new()) {
+                    Ok(target) => {
+                        links += 1;
+                        if links > MAX_LINKS {
+                            return Err(Errno::LOOP.into());
+                        }
+                        let target = target.into_bytes();
+                        if target.starts_with(b"/") {
+                            real.clear();
+                            fd = self.open_real(b"")?;
+                        }
+                        for part in parts(&target).into_iter().rev() {
+                            todo.push_front(part);
+                        }
+                    }
+                    Err(_) => {
+                        // A whiteout beside entries of the same name: what is below is hidden, these are not.
+                        if !merged::is_whiteout(&rustix::fs::statat(&fd, &part[..], AtFlags::SYMLINK_NOFOLLOW)?) {
+                            return Err(Errno::NOTDIR.into());
+                        }
+                        rustix::fs::unlinkat(&fd, &part[..], AtFlags::empty())?;
+                        rustix::fs::mkdirat(&fd, &part[..], IMPLIED)?;
+                        self.dirs.insert(join(&real, &part), Pending { meta: None, opaque: true });
+                        todo.push_front(part);
+                    }
+                },
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok((real, fd))
+    }
+
+    /// A directory by its real path, which has no links in it.
+    fn open_real(&self, real: &[u8]) -> io::Result<OwnedFd> {
+        let mut fd = rustix::fs::openat(&self.root, ".", PATH_DIR, Mode::empty())?;
+        for part in real.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+            fd = rustix::fs::openat(&fd, part, PATH_DIR | OFlags::NOFOLLOW, Mode::empty())?;
+        }
+        Ok(fd)
+    }
+
+    /// The present directory.
+    pub(super) fn here(&self) -> BorrowedFd<'_> {
+        self.here.as_ref().map_or(self.root.as_fd(), |here| here.fd.as_fd())
+    }
+
+    /// The real path of `base` in the present directory.
+    pub(super) fn real(&self, base: &[u8]) -> Vec<u8> {
+        join(self.here.as_ref().map_or(b"", |here| &here.real), base)
+    }
+
+    /// An fd for the parent of `path` that outlives the next `enter`; `None` if it does not exist. Makes nothing.
+    pub(super) fn find_parent(&mut self, path: &[u8]) -> io::Result<Option<OwnedFd>> {
+        let flags = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let parent = split(path).0;
+        let plain = if parent.is_empty() { &b"."[..] } else { parent };
+        match rustix::fs::openat2(&self.root, plain, PATH_DIR, Mode::empty(), flags) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(Errno::NOSYS) => Ok(Some(self.walk(parent)?.1)),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Makes `base` in the present directory with `make`; what has the name now goes first.
+    pub(super) fn replace<T>(
+        &mut self,
+        base: &[u8],
+        make: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<T>,
+    ) -> io::Result<T> {
+        match make(self.here()) {
+            Err(Errno::EXIST) => {
+                self.clear(base)?;
+                Ok(make(self.here())?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Makes the directory `base`, or keeps the one that is there, and notes its attributes for later.
+    pub(super) fn make_dir(&mut self, base: &[u8], meta: Meta) -> io::Result<()> {
+        let mode = Mode::from_raw_mode(meta.mode & 0o1777);
+        let mut opaque = false;
+        match rustix::fs::mkdirat(self.here(), base, mode) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let stat = rustix::fs::statat(self.here(), base, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    opaque = merged::is_whiteout(&stat);
+                    self.clear(base)?;
+                    rustix::fs::mkdirat(self.here(), base, mode)?;
+                }
+            }
+            Err(e) => return Err(e.into()),
+        }
+        let pending = self.dirs.entry(self.real(base)).or_default();
+        pending.meta = Some(meta);
+        pending.opaque |= opaque;
+        Ok(())
+    }
+
+    /// Removes what is called `base` in the present directory, whole.
+    pub(super) fn clear(&mut self, base: &[u8]) -> io::Result<()> {
+        self.replaced = true;
+        if let Some(here) = &mut self.here
+            && here.named != here.real
+        {
+            // The name led here over a link, which may be what goes: look again next time.
+            here.named = here.real.clone();
+        }
+        match rustix::fs::unlinkat(self.here(), base, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let real = self.real(base);
+        // The present directory's path has no links and nobody else is here: std's walk is safe, and it does not recurse
+        // into links either.
+        std::fs::remove_dir_all(merged::fd_path(self.here()).join(std::path::Path::new(as_os(base))))?;
+        let below = [&real[..], b"/"].concat();
+        self.dirs.retain(|path, _| *path != real && !path.starts_with(&below));
+        Ok(())
+    }
+
+    /// Hides `base` of the layers below.
+    pub(super) fn white_out(&mut self, base: &[u8]) -> io::Result<bool> {
+        match rustix::fs::mknodat(self.here(), base, FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => Ok(true),
+            // What this layer itself has under that name stays (image-spec, layer.md); a directory hides less than the
+            // whiteout would, unless it is opaque.
+            Err(Errno::EXIST) => {
+                if let Some(pending) = self.dirs.get_mut(&self.real(base)) {
+                    pending.opaque = true;
+                }
+                Ok(false)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+pub(crate) fn as_os(bytes: &[u8]) -> &std::ffi::OsStr {
+    std::os::unix::ffi::OsStrExt::from_bytes(bytes)
+}
+
+/// Access time and modification time alike, as engines do.
+pub(super) fn times(mtime: (i64, u32)) -> Timestamps {
+    let time = Timespec { tv_sec: mtime.0, tv_nsec: mtime.1.into() };
+    Timestamps { last_access: time, last_modification: time }
+}

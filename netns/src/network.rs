@@ -234,6 +234,7 @@ impl Network {
             conf_dir: options.cni_conf_dir,
             bin_dirs: options.cni_bin_dirs,
             dir: dir.clone(),
+            lock_dir: options.state_dir.join("cni"),
             plugin_timeout: options.plugin_timeout,
         })?;
         let builtin = Builtin::open(builtin::Options {
@@ -324,7 +325,7 @@ impl Network {
             Ok(Serving::Builtin) => ("builtin", self.builtin.status()),
             Ok(Serving::Cni) => ("cni", self.cni.status()),
             Ok(Serving::Nobody(why)) => ("none", not_ready(why)),
-            Err(error) => ("none", not_ready(format!("{error}"))),
+            Err(error) => ("none", not_ready(cni::whole(&error))),
         };
         status.details.insert("network.mode".to_owned(), serde_json::json!(self.mode));
         status.details.insert("network".to_owned(), network.into());

@@ -129,9 +129,10 @@ impl Machine {
         names
     }
 
-    /// What is left of pods in `<root>/cni`.
+    /// What is left of pods: records and locks.
     fn records(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.scratch.path("root/cni")).unwrap();
+        let dirs = [self.scratch.path("root/cni"), self.scratch.state().join("cni")];
+        let entries = dirs.into_iter().flat_map(|dir| fs::read_dir(dir).unwrap());
         let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.retain(|name| !name.starts_with('.'));
         names.sort();

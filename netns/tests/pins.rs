@@ -256,6 +256,36 @@ fn namespaces_of_another_instance_are_not_listed() {
 }
 
 #[test]
+fn pods_and_ip_netns_share_a_directory() {
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path("run")).unwrap();
+    apart(|| {
+        // A machine with an empty /run.
+        #[allow(deprecated)] // sound for this flag
+        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).unwrap();
+        let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).unwrap();
+        rustix::mount::mount_bind(scratch.path("run"), "/run").unwrap();
+        let ip = |arguments: &[&str]| {
+            let status = std::process::Command::new("ip").args(arguments).status().unwrap();
+            assert!(status.success(), "{arguments:?}");
+        };
+        let pins = Pins::open(Path::new("/run/state"), &scratch.name).unwrap();
+        pins.create("a1", &all()).unwrap();
+        // Would bind the directory onto itself, over the pin, had it not been done before.
+        ip(&["netns", "add", "other"]);
+        pins.create("a2", &all()).unwrap();
+        ip(&["netns", "exec", &format!("{}-a1", scratch.name), "true"]);
+        pins.remove("a1").unwrap();
+        pins.remove("a2").unwrap();
+        assert!(!pins.net_path("a1").exists() && !pins.net_path("a2").exists());
+        ip(&["netns", "exec", "other", "true"]);
+        ip(&["netns", "del", "other"]);
+        pins.destroy().unwrap();
+    });
+}
+
+#[test]
 fn a_pod_on_the_host_has_nothing_pinned() {
     let scratch = Scratch::new();
     let pins = scratch.pins();

@@ -1,8 +1,10 @@
 //! A network's plugins, one after the other (CNI specification, section 3).
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
@@ -18,11 +20,20 @@ use crate::netdir;
 /// How plugins are run.
 #[derive(Debug, Clone)]
 pub(crate) struct Runner {
-    pub(crate) bin_dirs: Vec<PathBuf>,
+    bin_dirs: Vec<PathBuf>,
     pub(crate) deadline: Duration,
+    /// What programs said to VERSION, as long as they are the same.
+    spoken: Arc<Mutex<HashMap<Program, Vec<Version>>>>,
 }
 
+/// A program, and when it was installed.
+type Program = (PathBuf, Option<SystemTime>);
+
 impl Runner {
+    pub(crate) fn new(bin_dirs: Vec<PathBuf>, deadline: Duration) -> Self {
+        Self { bin_dirs, deadline, spoken: Arc::default() }
+    }
+
     /// ADD, in order, each with the result of the one before. On an error some of them ran: run DEL.
     pub(crate) fn add(&self, id: &str, record: &Record, lock: &Lock) -> Result<(CniResult, Value), Error> {
         let mut last = None;
@@ -144,6 +155,19 @@ impl Runner {
 
     /// VERSION: what a plugin speaks. The plugins of 0.1.0 do not know the question.
     fn versions(&self, plugin: &str) -> Result<Vec<Version>, Error> {
+        let path = plugin::find(plugin, &self.bin_dirs)?;
+        let installed = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
+        let program = (path, installed);
+        let known = || self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(spoken) = known().get(&program) {
+            return Ok(spoken.clone());
+        }
+        let spoken = self.ask_versions(plugin)?;
+        known().insert(program, spoken.clone());
+        Ok(spoken)
+    }
+
+    fn ask_versions(&self, plugin: &str) -> Result<Vec<Version>, Error> {
         #[derive(serde::Deserialize)]
         struct Answer {
             #[serde(rename = "supportedVersions", default)]

@@ -91,16 +91,15 @@ pub enum Error {
         value: String,
     },
     /// ADD failed, and so did the DEL that should undo it. `detach` finishes it.
-    #[error("{add}; undoing it failed too: {undo}")]
+    #[error("{}; undoing it failed too: {}", whole(add), whole(undo))]
     NotUndone {
         /// The first failure.
-        #[source]
         add: Box<Self>,
         /// The second.
         undo: Box<Self>,
     },
     /// Several failures of an operation that goes on.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", .0.iter().map(|error| whole(error)).collect::<Vec<_>>().join("; "))]
     Several(Vec<Self>),
     /// The runtime's own files.
     #[error("{action} {}", path.display())]
@@ -117,6 +116,12 @@ pub enum Error {
 pub(crate) fn state(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
     let path = path.into();
     move |source| Error::State { action, path, source }
+}
+
+/// An error with all its causes, for one line of text.
+pub(crate) fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn among(text: &str) -> String {

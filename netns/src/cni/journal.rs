@@ -4,8 +4,8 @@
 //! standard input: the lock belongs to the open file, so it stays as long as the server *or* the plugin has it open.
 //!
 //! ```text
-//! <root>/cni/<id>.lock   one pod's ADD, DEL, CHECK: one at a time
-//! <root>/cni/.lock       GC exclusively, ADD and DEL together (specification, section 3, "Lifecycle & Ordering")
+//! <state>/cni/<id>.lock   one pod's ADD, DEL, CHECK: one at a time
+//! <state>/cni/.lock       GC exclusively, ADD and DEL together (specification, section 3, "Lifecycle & Ordering")
 //! ```
 //!
 //! A server kills a plugin at its deadline. One whose server died has nobody to do that: whoever waits for the lock

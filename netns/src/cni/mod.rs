@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! <root>/cni/
-//! ├── <id>.json           the configuration and arguments of an ADD, durable before its first plugin runs;
-//! │                       as long as it is there, DEL is to be run with exactly these
+//! ├── <id>.json           the configuration and arguments of an ADD, written before its first plugin runs and flushed
+//! │                       meanwhile; as long as it is there, DEL is to be run with exactly these
 //! ├── <id>.result.json    the result of ADD, for DEL and CHECK
-//! ├── <id>.lock           held by the operation on the pod, and by the plugin that runs (`journal`)
-//! ├── .lock               GC against ADD and DEL
 //! └── pod-ranges.json     the node's pod CIDRs, for plugins that declare `ipRanges`
+//! <state>/cni/            locks (`journal`): what a full disk must not stand in the way of
+//! ├── <id>.lock           held by the operation on the pod, and by the plugin that runs
+//! └── .lock               GC against ADD and DEL
 //!
 //!            ADD                                        DEL
 //!  lock ► record ► plugins in order ► result      lock ► plugins in reverse ► forget
@@ -39,6 +40,7 @@ pub use error::Error;
 use self::chain::{Runner, kind};
 use self::conflist::{Conflist, Found};
 use self::error::state;
+pub(crate) use self::error::whole;
 use self::journal::{Hold, Lock};
 use self::record::{Record, Records};
 use crate::{Attachment, Kind, Pod, Status, Subnet, durable, netdir};
@@ -55,6 +57,8 @@ pub(crate) struct Options {
     pub(crate) bin_dirs: Vec<PathBuf>,
     /// `<root>/cni`.
     pub(crate) dir: PathBuf,
+    /// `<state>/cni`.
+    pub(crate) lock_dir: PathBuf,
     pub(crate) plugin_timeout: Duration,
 }
 
@@ -64,6 +68,7 @@ pub(crate) struct Cni {
     conf_dir: PathBuf,
     runner: Runner,
     records: Records,
+    lock_dir: PathBuf,
     pod_ranges: Mutex<Vec<Subnet>>,
     last_status: Mutex<Option<Asked>>,
 }
@@ -79,11 +84,13 @@ struct Asked {
 impl Cni {
     pub(crate) fn open(options: Options) -> Result<Self, Error> {
         let records = Records::open(options.dir)?;
+        std::fs::create_dir_all(&options.lock_dir).map_err(state("make directory", &options.lock_dir))?;
         let ranges = std::fs::read(records.path(POD_RANGES)).unwrap_or_default();
         Ok(Self {
             conf_dir: options.conf_dir,
-            runner: Runner { bin_dirs: options.bin_dirs, deadline: options.plugin_timeout },
+            runner: Runner::new(options.bin_dirs, options.plugin_timeout),
             records,
+            lock_dir: options.lock_dir,
             pod_ranges: Mutex::new(serde_json::from_slice(&ranges).unwrap_or_default()),
             last_status: Mutex::new(None),
         })
@@ -117,12 +124,12 @@ impl Cni {
     }
 
     fn lock_all(&self, hold: Hold) -> Result<Lock, Error> {
-        Lock::take(&self.records.path(".lock"), hold, self.runner.deadline)
+        Lock::take(&self.lock_dir.join(".lock"), hold, self.runner.deadline)
     }
 
     fn lock_pod(&self, id: &str) -> Result<Lock, Error> {
         crate::pin::check_id(id).map_err(|_| Error::Argument { what: "pod id", value: id.to_owned() })?;
-        Lock::take(&self.records.path(&format!("{id}.lock")), Hold::Alone, self.runner.deadline)
+        Lock::take(&self.lock_dir.join(format!("{id}.lock")), Hold::Alone, self.runner.deadline)
     }
 
     /// ADD. On an error all that was done is undone, or [`Error::NotUndone`] says that it is not and the record is kept.
@@ -143,8 +150,15 @@ impl Cni {
             ..Record::new(&list, self.runner.version(&list), pod.netns)
         };
         self.records.begin(pod.id, &record)?;
-        let added = self.runner.add(pod.id, &record, &lock);
+        // The flush takes as long as a plugin. A power cut in between takes the pod's namespace, too; what could be left
+        // is an address that a plugin keeps on disk, and GC collects.
+        let (flushed, added) = std::thread::scope(|scope| {
+            let flush = scope.spawn(|| self.records.flush(pod.id));
+            let added = self.runner.add(pod.id, &record, &lock);
+            (flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), added)
+        });
         let kept = added.and_then(|(result, value)| {
+            flushed?;
             self.records.keep_result(pod.id, &value)?;
             Ok((result, value))
         });
@@ -221,9 +235,10 @@ impl Cni {
         {
             return asked.verdict.clone();
         }
-        let runner = Runner { deadline: self.runner.deadline.min(STATUS_DEADLINE), ..self.runner.clone() };
+        let mut runner = self.runner.clone();
+        runner.deadline = runner.deadline.min(STATUS_DEADLINE);
         let version = runner.version(list);
-        let round = || runner.status(list, version).map_err(|error| error.to_string());
+        let round = || runner.status(list, version).map_err(|error| whole(&error));
         let verdict = round().or_else(|_| round());
         // A plugin that is not there may come any moment: only what processes told is kept.
         *last =
@@ -234,7 +249,12 @@ impl Cni {
     /// DEL for all pods that are not in `live`, then GC by plugins that know it.
     pub(crate) fn gc(&self, live: &BTreeSet<String>) -> Result<(), Error> {
         let mut errors = Vec::new();
-        for id in self.records.ids()? {
+        let mut ids = self.records.ids()?;
+        for entry in std::fs::read_dir(&self.lock_dir).map_err(state("read", &self.lock_dir))?.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.strip_suffix(".lock")).map(str::to_owned);
+            ids.extend(id.filter(|id| crate::pin::check_id(id).is_ok()));
+        }
+        for id in ids {
             // The lock of a live pod is taken, too: a plugin of a server that died must have ended before GC.
             let done = if live.contains(&id) { self.lock_pod(&id).map(drop) } else { self.detach(&id, None) };
             errors.extend(done.err());

@@ -1,4 +1,4 @@
-//! What DEL needs to know of an ADD, on disk before the first plugin runs.
+//! What DEL needs to know of an ADD: written before its first plugin runs, on disk before it is said to be done.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -87,11 +87,17 @@ impl Records {
         }
     }
 
-    /// Writes the record; on return it survives a power cut.
+    /// Writes the record. From here on a crash of the server leads to DEL; a power cut does so after [`Self::flush`].
     pub(crate) fn begin(&self, id: &str, record: &Record) -> Result<(), Error> {
         let path = self.record(id);
         let text = serde_json::to_vec(record).map_err(|error| state("write", &path)(error.into()))?;
-        durable::write(&path, &text).map_err(state("write", &path))
+        durable::write_lazily(&path, &text).map_err(state("write", &path))
+    }
+
+    /// Brings the record to disk.
+    pub(crate) fn flush(&self, id: &str) -> Result<(), Error> {
+        let path = self.record(id);
+        durable::flush(&path).map_err(state("flush", &path))
     }
 
     /// Keeps the result of ADD beside the record. The caller's own record has it too, durably; so it is not flushed, and
@@ -113,14 +119,14 @@ impl Records {
         Ok(())
     }
 
-    /// The ids of all pods with a record or a lock.
+    /// The ids of all pods with a record.
     pub(crate) fn ids(&self) -> Result<BTreeSet<String>, Error> {
         let mut ids = BTreeSet::new();
         for entry in std::fs::read_dir(&self.dir).map_err(state("read", &self.dir))? {
             let name = entry.map_err(state("read", &self.dir))?.file_name();
             let Some(name) = name.to_str() else { continue };
-            let id = name.strip_suffix(".json").or_else(|| name.strip_suffix(".lock"));
-            ids.extend(id.filter(|id| crate::pin::check_id(id).is_ok()).map(str::to_owned));
+            let id = name.strip_suffix(".json").filter(|id| crate::pin::check_id(id).is_ok());
+            ids.extend(id.map(str::to_owned));
         }
         Ok(ids)
     }

@@ -240,7 +240,7 @@ impl Cni {
         let version = runner.version(list);
         let round = || runner.status(list, version).map_err(|error| whole(&error));
         let verdict = round().or_else(|_| round());
-        // A plugin that is not there may come any moment: only what processes told is kept.
+        // Looking for programs is cheap: without STATUS nothing is kept.
         *last =
             version.has_status().then(|| Asked { at: Instant::now(), list: list.clone(), verdict: verdict.clone() });
         verdict

@@ -1,0 +1,228 @@
+//! What stands while there are pods: forwarding, claimed ranges, the table, opened forward chains. All of it is checked
+//! with every attach, by two questions to the kernel that take microseconds, and made again where it is gone.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde_json::json;
+
+use super::forward::{self, Forward};
+use super::netlink::Socket;
+use super::rules::{Entry, Layout};
+use super::state::{Phase, Shared, State};
+use super::subnets::{self, Wish};
+use super::{Error, host, link, netfilter, program, route, rules};
+use crate::{Status, Subnet};
+
+const NO_NFT: &str = "there is no program nft (install the package nftables)";
+
+/// What this server made.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub(super) subnets: Vec<Subnet>,
+    /// Why pods have no IPv6 here.
+    ipv6_missing: Option<&'static str>,
+    /// Why there is no table.
+    table_missing: Option<String>,
+    forward: Forward,
+    /// Whether the table closes for what others' chains dropped; `None`: not known yet.
+    closed: Option<bool>,
+    /// The ruleset's generation when it was last looked at.
+    generation: Option<u32>,
+}
+
+impl Base {
+    pub(super) fn table_missing(&self) -> Option<&str> {
+        self.table_missing.as_deref()
+    }
+}
+
+impl Shared {
+    /// Makes the base, or what is gone of it.
+    pub(super) fn ensure(&self, state: &mut State) -> Result<(), Error> {
+        let mut kernel = Socket::netfilter()?;
+        let there = netfilter::has_table(&mut kernel, &self.names.table)
+            .map_err(Error::netlink("finding the nftables table"))?;
+        let generation = netfilter::generation(&mut kernel).ok();
+        if let Some(base) = &state.base {
+            let expected = base.generation.map(|seen| seen.wrapping_add(self.transactions.load(Relaxed)));
+            if there && generation.is_some() && generation == expected {
+                return Ok(());
+            }
+        } else {
+            state.base = Some(self.lay(state)?);
+        }
+        let nft = program::find("nft");
+        // A table that is there may be an earlier server's, of another version: it is made anew, in one transaction.
+        let mut closed = state.base.as_ref().and_then(|base| base.closed);
+        let mut lacking = None;
+        if !there || closed.is_none() {
+            closed = Some(closed.unwrap_or(false));
+            lacking = self.make_table(state, nft.as_deref(), closed == Some(true)).err();
+            tracing::debug!(
+                table = self.names.table,
+                pods = state.pods.len(),
+                there,
+                ?lacking,
+                "made the pod network's table"
+            );
+        }
+        let found = forward::open(nft.as_deref(), &self.names);
+        let opened = Some(!found.opened.is_empty());
+        if lacking.is_none() && opened != closed {
+            closed = opened;
+            lacking = self.make_table(state, nft.as_deref(), closed == Some(true)).err();
+        }
+        for problem in &found.problems {
+            tracing::warn!("pods may not reach outside: {problem}");
+        }
+        if let Some(base) = &mut state.base {
+            base.forward = found;
+            base.closed = closed;
+            base.table_missing = lacking;
+            self.transactions.store(0, Relaxed);
+            base.generation = netfilter::generation(&mut kernel).ok();
+        }
+        Ok(())
+    }
+
+    /// Forwarding and ranges.
+    fn lay(&self, state: &mut State) -> Result<Base, Error> {
+        let ipv6_missing = host::ipv6_missing();
+        let mut kernel = Socket::route()?;
+        let mut routes = route::list(&mut kernel, true)?;
+        let routes6 = if ipv6_missing.is_none() { route::list(&mut kernel, false)? } else { Vec::new() };
+        let learned = || {
+            let defaults =
+                routes6.iter().filter(|route| route.subnet.prefix() == 0 && host::is_learned(route.protocol));
+            let devices = defaults.filter_map(|route| route.device).collect::<std::collections::BTreeSet<_>>();
+            let mut kernel = Socket::route()?;
+            Ok(devices.into_iter().filter_map(|index| link::name_of(&mut kernel, index)).collect())
+        };
+        host::forward_ipv4()?;
+        if ipv6_missing.is_none() {
+            host::forward_ipv6(learned)?;
+        }
+        routes.extend(routes6);
+        let before = self.records.subnets();
+        let random = RandomState::new().hash_one(&self.names.instance);
+        let metric = self.names.metric;
+        let wish = Wish { configured: &self.subnets, before: &before, routes: &routes, metric, ipv6_missing, random };
+        let subnets = subnets::choose(&wish)?;
+        if self.subnets.is_empty() && subnets != before {
+            self.records.write_subnets(&subnets)?;
+        }
+        state.fill(&subnets, &self.records.last())?;
+        for subnet in &subnets {
+            route::claim(&mut kernel, *subnet, metric)?;
+        }
+        tracing::debug!(?subnets, "the pod network has its ranges");
+        Ok(Base {
+            subnets,
+            ipv6_missing,
+            table_missing: None,
+            forward: Forward::default(),
+            closed: None,
+            generation: None,
+        })
+    }
+
+    /// Makes the table with all its pods; the error says why there is none.
+    fn make_table(&self, state: &State, nft: Option<&Path>, closed: bool) -> Result<(), String> {
+        let Some(nft) = nft else { return Err(NO_NFT.to_owned()) };
+        let subnets = state.pools.iter().map(|pool| (pool.subnet(), pool.host())).collect();
+        let ips = state.pods.values().flat_map(|held| &held.record.ips);
+        let strays = ips.filter(|ip| !state.pools.iter().any(|pool| pool.subnet().contains(**ip))).copied().collect();
+        let pods = state.pods.values().filter(|held| !held.phase.is_over());
+        let entries = pods.map(|held| Entry { id: &held.record.id, ips: &held.record.ips, listeners: &held.listeners });
+        let document = rules::remake(&self.names, &Layout { subnets, strays, closed }, entries);
+        program::run(nft, &["-f", "-"], &document).map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    /// Changes a pod's elements in the table.
+    pub(super) fn transact(&self, document: &str) -> Result<(), Error> {
+        let nft = program::find("nft").ok_or_else(|| Error::NoHostPorts(NO_NFT.to_owned()))?;
+        program::run(&nft, &["-f", "-"], document)?;
+        self.transactions.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Whether the table stands.
+    pub(super) fn has_table(&self) -> Result<bool, Error> {
+        netfilter::has_table(&mut Socket::netfilter()?, &self.names.table)
+            .map_err(Error::netlink("finding the nftables table"))
+    }
+
+    /// Makes again what somebody removed, if there are pods that need it.
+    pub(super) fn heal(&self) {
+        let mut state = self.lock();
+        if state.pods.values().any(|held| !held.phase.is_over())
+            && let Err(error) = self.ensure(&mut state)
+        {
+            tracing::warn!(%error, "the pod network could not be made whole");
+        }
+    }
+
+    /// Takes all down that no pod needs: chains and claims first, the table last, since it tells that there is something.
+    pub(super) fn raze(&self, state: &mut State) -> Result<(), Error> {
+        let base = state.base.take();
+        let nft = program::find("nft");
+        if base.as_ref().is_none_or(|base| !base.forward.opened.is_empty()) {
+            forward::close(nft.as_deref(), &self.names)?;
+        }
+        let mut kernel = Socket::route()?;
+        let metric = self.names.metric;
+        for ipv4 in [true, false] {
+            let routes = route::list(&mut kernel, ipv4).unwrap_or_default();
+            let claims = routes.iter().filter(|route| route.protocol == route::PROTOCOL && route.metric == metric);
+            for claim in claims.filter(|route| route.unreachable) {
+                route::disclaim(&mut kernel, claim.subnet, metric)?;
+            }
+        }
+        match nft {
+            Some(nft) if self.has_table()? => {
+                program::run(&nft, &["-f", "-"], &rules::drop_table(&self.names)).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let state = self.lock();
+        let mut details = BTreeMap::new();
+        let mut flaws = Vec::new();
+        let no_nft = || program::find("nft").is_none().then(|| NO_NFT.to_owned());
+        let lacking = state.base.as_ref().map_or_else(no_nft, |base| base.table_missing.clone());
+        if let Some(why) = lacking {
+            flaws.push(format!("pods reach nothing outside this machine, and host ports are refused: {why}"));
+        }
+        let ipv6_missing = state.base.as_ref().map_or_else(host::ipv6_missing, |base| base.ipv6_missing);
+        if let Some(why) = ipv6_missing {
+            details.insert("ipv6".to_owned(), json!(format!("none: {why}")));
+        }
+        if let Some(base) = &state.base {
+            details.insert("subnets".to_owned(), json!(base.subnets));
+            details.insert("forward.opened".to_owned(), json!(base.forward.opened));
+            flaws.extend(base.forward.problems.iter().map(|problem| format!("pods may not reach outside: {problem}")));
+        } else if !self.subnets.is_empty() {
+            details.insert("subnets".to_owned(), json!(self.subnets));
+        }
+        details.insert(
+            "attached".to_owned(),
+            json!(state.pods.values().filter(|held| held.phase == Phase::Attached).count()),
+        );
+        if !flaws.is_empty() {
+            details.insert("flaws".to_owned(), json!(flaws));
+        }
+        Status { ready: true, reason: String::new(), message: flaws.join("; "), details }
+    }
+}
+
+/// Whether an answer means that the kernel has no such part.
+pub(super) fn unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::EPROTONOSUPPORT))
+}

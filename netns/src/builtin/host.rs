@@ -1,0 +1,74 @@
+//! What the host must be set to: forwarding, once, and said so in the log.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::Error;
+
+/// `RTPROT_RA`: routes learned from router advertisements.
+const PROTOCOL_RA: u8 = 9;
+
+/// Why pods can have no IPv6 address in the calling thread's network namespace; `None`: they can.
+pub(super) fn ipv6_missing() -> Option<&'static str> {
+    if !sysctl("net/ipv6/conf/all/disable_ipv6").exists() {
+        return Some("the kernel has no IPv6");
+    }
+    let disabled = |name| read(name).is_ok_and(|value| value != "0");
+    match (disabled("net/ipv6/conf/all/disable_ipv6"), disabled("net/ipv6/conf/default/disable_ipv6")) {
+        (true, _) => Some("net.ipv6.conf.all.disable_ipv6 is set"),
+        (_, true) => Some("net.ipv6.conf.default.disable_ipv6 is set"),
+        _ => None,
+    }
+}
+
+/// Makes the host forward packets of one family.
+///
+/// # Errors
+/// The parameter can neither be read nor set.
+pub(super) fn forward_ipv4() -> Result<(), Error> {
+    set("net/ipv4/ip_forward", "1").map(|_| ())
+}
+
+/// The same for IPv6. A host that forwards ignores router advertisements and drops the default route it learned from them,
+/// unless `accept_ra` is 2 (kernel: Documentation/networking/ip-sysctl.rst); `learned` names the interfaces concerned.
+///
+/// # Errors
+/// A parameter can neither be read nor set.
+pub(super) fn forward_ipv6(learned: impl FnOnce() -> Result<Vec<String>, Error>) -> Result<(), Error> {
+    let all = "net/ipv6/conf/all/forwarding";
+    if read(all).is_ok_and(|value| value != "0") {
+        return Ok(());
+    }
+    for interface in learned()? {
+        let accept = format!("net/ipv6/conf/{interface}/accept_ra");
+        // 0: somebody else than the kernel handles advertisements there, and goes on doing so.
+        if read(&accept).is_ok_and(|value| value == "1") {
+            set(&accept, "2")?;
+        }
+    }
+    set(all, "1").map(|_| ())
+}
+
+/// Whether a default route of this protocol was learned from router advertisements.
+pub(super) fn is_learned(protocol: u8) -> bool {
+    protocol == PROTOCOL_RA
+}
+
+fn set(name: &str, value: &str) -> Result<bool, Error> {
+    if read(name).is_ok_and(|current| current == value) {
+        return Ok(false);
+    }
+    let path = sysctl(name);
+    std::fs::write(&path, value).map_err(|source| Error::Sysctl { path, value: value.to_owned(), source })?;
+    tracing::info!("set {} = {value}, which the built-in pod network needs", name.replace('/', "."));
+    Ok(true)
+}
+
+fn read(name: &str) -> io::Result<String> {
+    Ok(std::fs::read_to_string(sysctl(name))?.trim().to_owned())
+}
+
+/// `/proc/sys/net` is the calling thread's.
+fn sysctl(name: &str) -> PathBuf {
+    PathBuf::from("/proc/sys").join(name)
+}

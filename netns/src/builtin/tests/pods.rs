@@ -1,0 +1,228 @@
+//! Pods' own traffic, ranges, instances, and how long it takes.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::*;
+
+#[test]
+fn pods_reach_each_other_as_themselves_and_outside_as_the_host() {
+    on_a_host(|| {
+        let outside = outside();
+        outside.serve(80, "outside");
+        let server = Server::new("t2", &["10.213.2.0/24", "fd00:213:2::/64"]);
+        let (a, a_ips) = server.pod("a", &[]);
+        let (b, b_ips) = server.pod("b", &[]);
+        b.serve(80, "b");
+        for (at, machine) in [ip("192.0.2.1"), ip("fd00:99::1")].into_iter().enumerate() {
+            assert_eq!(a.run(|| ask(b_ips[at], 80)).unwrap(), format!("b sees {}", a_ips[at]));
+            assert_eq!(a.run(|| ask(machine, 80)).unwrap(), ["outside sees 192.0.2.2", "outside sees fd00:99::2"][at]);
+        }
+        // Pods' packets fit the way out.
+        assert!(a.run(|| sh("ip link show eth0")).contains("mtu 1400"));
+        // An address that no pod has goes nowhere, not to the default gateway.
+        let nobody = a.run(|| ask(ip("10.213.2.200"), 80)).unwrap_err();
+        assert_ne!(nobody.kind(), io::ErrorKind::TimedOut, "{nobody}");
+        // A pod cannot speak as another.
+        a.run(|| {
+            sh(&format!(
+                "ip addr add {} dev eth0; ip addr add {} dev eth0 nodad",
+                "10.213.2.77/32", "fd00:213:2::77/128"
+            ))
+        });
+        for (source, target) in [("10.213.2.77", ip("192.0.2.1")), ("fd00:213:2::77", ip("fd00:99::1"))] {
+            let gateway = if target.is_ipv4() { "169.254.1.1" } else { "fe80::1" };
+            a.run(|| sh(&format!("ip route replace {target} via {gateway} dev eth0 src {source}")));
+            assert!(a.run(|| ask(target, 80)).is_err(), "{source}");
+        }
+        server.detach("a");
+        server.detach("b");
+        assert_clean(&server);
+    });
+}
+
+#[test]
+fn on_a_host_without_any_address_pods_and_host_ports_work() {
+    on_a_host(|| {
+        let server = Server::new("t3", &[]);
+        let (web, ips) = server.pod("web", &[port(Protocol::Tcp, "", 8080, 80)]);
+        web.serve(80, "web");
+        assert_eq!(ips[0], ip("10.88.0.2"));
+        assert!(ips[1].to_string().starts_with("fd"), "{ips:?}");
+        assert_eq!(ask(ips[0], 80).unwrap(), "web sees 169.254.1.1");
+        assert!(ask(ips[1], 80).is_ok() && ask(LOOPBACK4, 8080).is_ok() && ask(LOOPBACK6, 8080).is_ok());
+        server.detach("web");
+        assert_clean(&server);
+    });
+}
+
+#[test]
+fn without_ipv6_there_is_ipv4_and_the_status_says_so() {
+    on_a_host(|| {
+        sh("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
+        let server = Server::new("t4", &[]);
+        let (web, ips) = server.pod("web", &[port(Protocol::Tcp, "", 8080, 80)]);
+        web.serve(80, "web");
+        assert_eq!(ips.len(), 1);
+        assert!(ask(LOOPBACK4, 8080).is_ok());
+        let details = server.builtin().status().details;
+        assert!(details["ipv6"].as_str().unwrap().contains("disable_ipv6"), "{details:?}");
+        server.detach("web");
+        assert_clean(&server);
+    });
+    on_a_host(|| {
+        // Only one pod wants none.
+        let server = Server::new("t4", &[]);
+        let namespace = Namespace::new();
+        namespace.run(|| sh("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"));
+        assert_eq!(server.attach("web", &namespace.path(), &[]).unwrap().len(), 1);
+        assert_eq!(server.pod("other", &[]).1.len(), 2);
+        server.builtin().gc(&BTreeSet::new()).unwrap();
+        assert_clean(&server);
+    });
+}
+
+#[test]
+fn turning_forwarding_on_keeps_a_default_route_that_was_learned() {
+    on_a_host(|| {
+        let _outside = outside();
+        sh("ip -6 route del default; ip -6 route add default via fd00:99::1 dev uplink proto ra");
+        let server = Server::new("t5", &[]);
+        let _pod = server.pod("web", &[]);
+        assert_eq!(sh("cat /proc/sys/net/ipv6/conf/uplink/accept_ra /proc/sys/net/ipv6/conf/all/forwarding"), "2\n1\n");
+        assert!(sh("ip -6 route show default").contains("fd00:99::1"));
+        server.detach("web");
+        assert_clean(&server);
+    });
+}
+
+#[test]
+fn two_instances_never_meet() {
+    on_a_host(|| {
+        let [one, two] = ["one", "two"].map(|name| Server::new(name, &[]));
+        let (a, a_ips) = one.pod("same-id", &[]);
+        let (b, b_ips) = two.pod("same-id", &[]);
+        assert_eq!((a_ips[0], b_ips[0]), (ip("10.88.0.2"), ip("10.89.0.2")));
+        a.serve(80, "a");
+        b.serve(80, "b");
+        assert!(ask(a_ips[0], 80).unwrap().starts_with("a") && ask(b_ips[0], 80).unwrap().starts_with("b"));
+        // A range that another instance has is refused by name.
+        let three = Server::new("three", &["10.88.7.0/24"]);
+        let namespace = Namespace::new();
+        let refused = three.attach("x", &namespace.path(), &[]).unwrap_err().to_string();
+        assert!(refused.contains("10.88.7.0/24") && refused.contains("another instance"), "{refused}");
+        one.builtin().gc(&BTreeSet::new()).unwrap();
+        one.builtin().settle();
+        assert!(ask(b_ips[0], 80).is_ok() && ask(a_ips[0], 80).is_err());
+        // It is free now.
+        three.attach("x", &namespace.path(), &[]).unwrap();
+        two.detach("same-id");
+        two.builtin().settle();
+        three.detach("x");
+        assert_clean(&three);
+    });
+}
+
+#[test]
+fn an_address_that_somebody_else_routes_is_left_to_them() {
+    on_a_host(|| {
+        let server = Server::new("t6", &["10.213.6.0/24"]);
+        let _first = server.pod("first", &[]);
+        sh("ip link add other type veth peer name rehto; ip link set other up; ip route add 10.213.6.3 dev other");
+        let (_second, ips) = server.pod("second", &[]);
+        assert_eq!(ips, [ip("10.213.6.4")]);
+        sh("ip link del other");
+        server.detach("first");
+        server.detach("second");
+        assert_clean(&server);
+    });
+}
+
+#[test]
+fn a_full_range_says_so_and_what_is_wrong_is_refused() {
+    on_a_host(|| {
+        let server = Server::new("t7", &["10.213.7.0/30"]);
+        let (a, _) = server.pod("a", &[]);
+        let namespace = Namespace::new();
+        let attach = |id: &str, ports: &[PortMapping]| server.attach(id, &namespace.path(), ports).unwrap_err();
+        assert!(matches!(attach("b", &[]), Error::NoAddress(_)));
+        assert!(matches!(attach("../b", &[]), Error::Id(_)));
+        assert!(matches!(attach("b", &[port(Protocol::Tcp, "fd00::1", 80, 80)]), Error::HostIp { port: 80, .. }));
+        assert!(matches!(server.attach("b", Path::new("/nonexistent"), &[]), Err(Error::Namespace { .. })));
+        assert!(matches!(server.attach("b", Path::new("/proc/self/ns/uts"), &[]), Err(Error::Namespace { .. })));
+        assert!(matches!(server.attach("b", Path::new("/proc/thread-self/ns/net"), &[]), Err(Error::HostNamespace(_))));
+        server.detach("a");
+        server.builtin().settle();
+        assert!(server.attach("b", &a.path(), &[]).is_ok());
+        server.detach("b");
+        server.builtin().settle();
+        namespace.run(|| sh("ip link add eth0 type veth peer name eth1"));
+        assert!(matches!(attach("c", &[]), Error::Occupied(_)));
+        assert_clean(&server);
+    });
+}
+
+#[test]
+fn detaching_twice_or_without_namespace_succeeds_and_check_sees_what_differs() {
+    on_a_host(|| {
+        let server = Server::new("t8", &[]);
+        let (namespace, ips) = server.pod("web", &[]);
+        server.check("web", &namespace.path(), &ips).unwrap();
+        assert!(server.check("web", &namespace.path(), &ips[..1]).is_err());
+        namespace.run(|| sh("ip link del eth0"));
+        assert!(server.check("web", &namespace.path(), &ips).is_err());
+        // Asked for again, it is made again.
+        let again = server.attach("web", &namespace.path(), &[]).unwrap();
+        server.check("web", &namespace.path(), &again).unwrap();
+        assert_eq!(server.attach("web", &namespace.path(), &[]).unwrap(), again);
+        drop(namespace);
+        server.detach("web");
+        server.detach("web");
+        server.detach("unknown");
+        assert_clean(&server);
+    });
+}
+
+/// Prints what `--nocapture` shows. The limits are ten times what an idle machine needs: they catch growth, not noise.
+#[test]
+fn two_hundred_pods_start_and_stop_in_constant_time() {
+    on_a_host(|| {
+        let _outside = outside();
+        let server = Server::new("t9", &["10.213.9.0/24", "fd00:213:9::/64"]);
+        let namespaces: Vec<Namespace> = (0..200).map(|_| Namespace::new()).collect();
+        let ids: Vec<String> = (0..200u64).map(|n| format!("{n:03x}{}", "4".repeat(61))).collect();
+        let time = |work: &mut dyn FnMut()| {
+            let start = Instant::now();
+            work();
+            start.elapsed().as_secs_f64() * 1000.0
+        };
+        let print = |what: &str, times: &[f64]| {
+            let part = |times: &[f64]| {
+                let mut sorted = times.to_vec();
+                sorted.sort_by(f64::total_cmp);
+                (sorted[sorted.len() / 2], sorted[sorted.len() * 9 / 10])
+            };
+            let (first, last) = (part(&times[..20]), part(&times[times.len() - 20..]));
+            eprintln!(
+                "{what}: first {:.2} ms, p50 p90 of the next 20: {first:.2?}, of the last 20: {last:.2?}",
+                times[0]
+            );
+            last.0
+        };
+        let mut attach = Vec::new();
+        for (n, (id, namespace)) in ids.iter().zip(&namespaces).enumerate() {
+            let mapping = [port(Protocol::Tcp, "", 10_000 + u16::try_from(n).unwrap(), 80)];
+            let ports = if n % 2 == 0 { &[][..] } else { &mapping };
+            attach.push(time(&mut || drop(server.attach(id, &namespace.path(), ports).unwrap())));
+        }
+        let halves = |times: &[f64], odd: usize| times.iter().copied().skip(odd).step_by(2).collect::<Vec<_>>();
+        let plain = print("attach", &halves(&attach, 0));
+        let mapped = print("attach with a host port", &halves(&attach, 1));
+        let detach: Vec<f64> = ids.iter().map(|id| time(&mut || server.detach(id))).collect();
+        let undone = print("detach", &halves(&detach, 0));
+        let unmapped = print("detach with a host port", &halves(&detach, 1));
+        eprintln!("the rest: {:.0} ms", time(&mut || server.builtin().settle()));
+        assert!(plain < 50.0 && mapped < 100.0 && undone < 50.0 && unmapped < 100.0);
+        assert_clean(&server);
+    });
+}

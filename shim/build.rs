@@ -6,6 +6,8 @@ mod static_build;
 use std::path::Path;
 use std::{env, fs};
 
+use sha2::{Digest, Sha256};
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = env::var("OUT_DIR")?;
     let out = Path::new(&out);
@@ -16,6 +18,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=../Cargo.toml");
     println!("cargo::rerun-if-changed=build.rs");
     let built = static_build::build(&Path::new(&env::var("CARGO_MANIFEST_DIR")?).join(".."), &out.join("monitor"))?;
-    fs::copy(built, out.join("crisp-monitor"))?;
+    let program = fs::read(built)?;
+    let hash: String = Sha256::digest(&program).iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("cargo::rustc-env=CRISP_MONITOR_SHA256={hash}");
+    fs::write(out.join("crisp-monitor"), program)?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub use crisp_netns::{IdMapping, UserMapping};
 use serde::{Deserialize, Serialize};
 
 /// Labels and annotations, in a stable order; values may be empty and are given back unaltered.
@@ -37,26 +38,6 @@ pub struct Namespaces {
     /// The pod's user namespace; `None` is the node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserMapping>,
-}
-
-/// The one uid and one gid range of a pod's user namespace (KEP-127 allows exactly one each).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserMapping {
-    /// User ids.
-    pub uids: Vec<IdMapping>,
-    /// Group ids.
-    pub gids: Vec<IdMapping>,
-}
-
-/// A run of ids: `container_id..container_id+length` inside is `host_id..host_id+length` outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdMapping {
-    /// First id outside.
-    pub host_id: u32,
-    /// First id inside.
-    pub container_id: u32,
-    /// How many.
-    pub length: u32,
 }
 
 /// A seccomp profile as it was asked for.

@@ -229,4 +229,7 @@ pub struct ContainerRecord {
     /// Wall clock in ns of the start; written before the runtime is asked to start it.
     #[serde(default)]
     pub started_at: Option<i64>,
+    /// Why the runtime could not start it: CRI `StartError`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_error: Option<String>,
 }

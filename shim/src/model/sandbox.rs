@@ -57,6 +57,8 @@ pub struct SandboxConfig {
     pub cgroup_parent: String,
     /// Namespaces.
     pub namespaces: Namespaces,
+    /// Traffic limits, from the `kubernetes.io/…-bandwidth` annotations.
+    pub bandwidth: Option<crisp_netns::Bandwidth>,
     /// Sysctls of the pod's own namespaces.
     pub sysctls: StringMap,
     /// Whether privileged containers may join.

@@ -1,0 +1,3 @@
+//! The user's verbs.
+
+pub mod client;

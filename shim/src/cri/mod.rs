@@ -1,0 +1,42 @@
+//! The CRI: two services whose methods take a request apart, call one function, and put an answer together.
+
+mod convert;
+mod image_service;
+mod info;
+mod runtime_service;
+mod stream;
+
+use tonic::Code;
+
+pub use image_service::Images;
+pub use runtime_service::Runtime;
+
+/// Whether the store does not know the image.
+pub fn is_unknown_image(error: &crisp_store::Error) -> bool {
+    matches!(error, crisp_store::Error::NotFound(_))
+}
+
+/// The code of a store's error; part of the one map in `crate::error`.
+pub fn store_code(error: &crisp_store::Error) -> Code {
+    use crisp_store::{Error, LayerError};
+    match error {
+        Error::NotFound(_) => Code::NotFound,
+        Error::Ambiguous { .. } | Error::Reference(_) | Error::SnapshotId(_) => Code::InvalidArgument,
+        Error::Registry { source, .. } => registry_code(source),
+        Error::Invalid { .. } => Code::InvalidArgument,
+        Error::Layer { source, .. } if error.is_no_space() => {
+            let _ = source;
+            Code::ResourceExhausted
+        }
+        Error::Layer { source, .. } => match &**source {
+            LayerError::Registry(error) => registry_code(error),
+            _ => Code::Internal,
+        },
+        _ if error.is_no_space() => Code::ResourceExhausted,
+        _ => Code::Internal,
+    }
+}
+
+fn registry_code(_error: &crisp_store::registry::Error) -> Code {
+    Code::Unavailable
+}

@@ -1,0 +1,142 @@
+//! What can go wrong in the server, and the one map from it to gRPC codes.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tonic::{Code, Status};
+
+use crate::spec::SpecError;
+
+/// What the server's functions end with.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The things that ids name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Sandbox,
+    Container,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sandbox => "pod sandbox",
+            Self::Container => "container",
+        })
+    }
+}
+
+/// A failed request: what was tried on what, and why not.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no {kind} has the id {id:?}")]
+    NotFound { kind: Kind, id: String },
+    #[error("{count} {kind}s have ids that start with {id:?}: give more of it")]
+    Ambiguous { kind: Kind, id: String, count: usize },
+    #[error("{0}")]
+    AlreadyExists(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    Precondition(String),
+    #[error("{0}")]
+    Unimplemented(String),
+    #[error("{0}")]
+    TooLarge(String),
+    #[error("{0}")]
+    Timeout(String),
+    #[error("image {image:?} is not on this node: pull it first")]
+    NoImage { image: String },
+    #[error("{0}")]
+    Store(#[from] crisp_store::Error),
+    #[error("namespaces of pod sandbox {id}")]
+    Pins { id: String, source: crisp_netns::pin::Error },
+    #[error("network of pod sandbox {id}")]
+    Network { id: String, source: crisp_netns::Error },
+    #[error("cannot describe the container to the runtime")]
+    Spec(#[from] SpecError),
+    #[error("{runtime} {verb} of container {id}: {text}")]
+    Runtime { runtime: String, verb: &'static str, id: String, text: String },
+    #[error("start the monitor of container {id}")]
+    Spawn { id: String, source: crisp_monitor::spawn::SpawnError },
+    #[error("the monitor of container {id} is gone")]
+    MonitorLost { id: String },
+    #[error("record")]
+    Record(#[from] crisp_store::durable::Error),
+    #[error("{what} {}", .path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("cgroup")]
+    Cgroup(#[from] crate::cgroup::CgroupError),
+    #[error("{error}; and undoing it failed too: {undo}")]
+    Undo { error: Box<Error>, undo: Box<Error> },
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// For `map_err`: what was tried on which path.
+    pub fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, path: path.to_owned(), source }
+    }
+
+    /// The code that the CRI expects for it.
+    fn code(&self) -> Code {
+        match self {
+            Self::NotFound { .. } | Self::NoImage { .. } => Code::NotFound,
+            Self::Ambiguous { .. } | Self::Invalid(_) | Self::Spec(_) => Code::InvalidArgument,
+            Self::AlreadyExists(_) => Code::AlreadyExists,
+            Self::Precondition(_) => Code::FailedPrecondition,
+            Self::Unimplemented(_) => Code::Unimplemented,
+            Self::TooLarge(_) => Code::ResourceExhausted,
+            Self::Timeout(_) => Code::DeadlineExceeded,
+            Self::Store(error) => crate::cri::store_code(error),
+            Self::Network { source: crisp_netns::Error::NotReady(_), .. } | Self::MonitorLost { .. } => {
+                Code::Unavailable
+            }
+            Self::Undo { error, .. } => error.code(),
+            Self::Pins { .. }
+            | Self::Network { .. }
+            | Self::Runtime { .. }
+            | Self::Spawn { .. }
+            | Self::Record(_)
+            | Self::Io { .. }
+            | Self::Cgroup(_)
+            | Self::Internal(_) => Code::Internal,
+        }
+    }
+
+    /// The error and all its causes in one line, each once.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            let cause_text = cause.to_string();
+            if !text.ends_with(&cause_text) {
+                let _ = write!(text, ": {cause_text}");
+            }
+            next = cause.source();
+        }
+        text
+    }
+}
+
+/// The longest message that is sent: gRPC puts it into a header, and clients refuse long ones.
+const MAX_MESSAGE: usize = 6 * 1024;
+
+impl From<&Error> for Status {
+    fn from(error: &Error) -> Self {
+        let mut text = error.chain();
+        if text.len() > MAX_MESSAGE {
+            text.truncate(text.floor_char_boundary(MAX_MESSAGE));
+            text.push('…');
+        }
+        Self::new(error.code(), text)
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Self::from(&error)
+    }
+}

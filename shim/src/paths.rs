@@ -1,0 +1,117 @@
+//! Every path the server makes, in one place.
+//!
+//! ```text
+//! <root>  /var/lib/crisp                      <state>  /run/crisp
+//! ├── format.json    version, feature flags   ├── crisp.sock
+//! ├── lock           one server a root        ├── bin/monitor-<hash>
+//! ├── store/         images (crisp-store)     ├── ns/                 private mount namespace (crisp-netns)
+//! ├── cni/ network/  attachments              ├── pods/<id>/{hosts,resolv.conf,hostname}
+//! ├── logs/<id>/     of pods made by the CLI  ├── containers/<id>/{bundle/,lock,monitor.sock,monitor.conf,exit.json}
+//! ├── sandboxes/<id>/record.json              ├── execs/<id>/
+//! ├── containers/<id>/{record,exit}.json      ├── runtimes/<handler>/ the OCI runtimes' own state (--root)
+//! └── volumes/<container id>/<n>/             └── holder/rootfs/      the PID namespace holder's root
+//!
+//! /run/netns/<instance>-<id>   network namespaces, where CNI plugins and people look
+//! ```
+
+use std::path::{Path, PathBuf};
+
+/// The two roots and the instance's name; every other path derives from them and from ids.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    root: PathBuf,
+    state: PathBuf,
+    instance: String,
+}
+
+impl Paths {
+    /// Both roots must be absolute.
+    pub fn new(root: &Path, state: &Path, instance: &str) -> Self {
+        Self { root: root.to_owned(), state: state.to_owned(), instance: instance.to_owned() }
+    }
+
+    /// What survives a reboot.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    /// What belongs to this boot.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+    pub fn format(&self) -> PathBuf {
+        self.root.join("format.json")
+    }
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+    pub fn sandboxes(&self) -> PathBuf {
+        self.root.join("sandboxes")
+    }
+    pub fn sandbox(&self, id: &str) -> PathBuf {
+        self.sandboxes().join(id)
+    }
+    pub fn sandbox_record(&self, id: &str) -> PathBuf {
+        self.sandbox(id).join("record.json")
+    }
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+    pub fn container(&self, id: &str) -> PathBuf {
+        self.containers().join(id)
+    }
+    pub fn container_record(&self, id: &str) -> PathBuf {
+        self.container(id).join("record.json")
+    }
+    pub fn container_exit(&self, id: &str) -> PathBuf {
+        self.container(id).join("exit.json")
+    }
+    /// Anonymous volumes of a container's image.
+    pub fn volumes(&self, container: &str) -> PathBuf {
+        self.root.join("volumes").join(container)
+    }
+    pub fn socket(&self) -> PathBuf {
+        self.state.join("crisp.sock")
+    }
+    pub fn bin(&self) -> PathBuf {
+        self.state.join("bin")
+    }
+    /// Where the monitor goes when the state directory may not hold programs.
+    pub fn bin_on_disk(&self) -> PathBuf {
+        self.root.join("bin")
+    }
+    pub fn pods(&self) -> PathBuf {
+        self.state.join("pods")
+    }
+    pub fn pod(&self, id: &str) -> PathBuf {
+        self.pods().join(id)
+    }
+    pub fn container_dirs(&self) -> PathBuf {
+        self.state.join("containers")
+    }
+    pub fn container_dir(&self, id: &str) -> PathBuf {
+        self.container_dirs().join(id)
+    }
+    pub fn execs(&self) -> PathBuf {
+        self.state.join("execs")
+    }
+    pub fn exec(&self, id: &str) -> PathBuf {
+        self.execs().join(id)
+    }
+    /// The OCI runtime's `--root`: one per handler, since each keeps its own format there.
+    pub fn runtime_root(&self, handler: &str) -> PathBuf {
+        self.state.join("runtimes").join(handler)
+    }
+    pub fn holder(&self) -> PathBuf {
+        self.root.join("holder")
+    }
+    /// Name and place of a pod's network namespace.
+    pub fn netns(&self, sandbox: &str) -> PathBuf {
+        Path::new("/run/netns").join(format!("{}-{sandbox}", self.instance))
+    }
+}

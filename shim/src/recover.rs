@@ -1,0 +1,232 @@
+//! At start: from records, monitors and the kernel to the registry.
+//!
+//! ```text
+//! sandbox record   made ─────────────────────────► listed (READY in this epoch, else NOTREADY)
+//!                  not made ─────────────────────► undone, in the background; calls for its name wait
+//! container record process, same epoch, lock held ► followed: CREATED, RUNNING
+//!                  process, exit record ─────────► EXITED
+//!                  process, neither ─────────────► UNKNOWN (this epoch), EXITED 255 (another one)
+//!                  no process ───────────────────► undone, in the background; calls for its name wait
+//! anything else that bears an id: directories, snapshots, namespaces, cgroups ─► removed, in the background
+//! ```
+//!
+//! The index is whole before the server answers: an empty list would make kubelet start everything again.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use crisp_monitor::exit_record::ExitRecord;
+use crisp_monitor::spawn;
+
+use crate::container::{Container, Status};
+use crate::error::{Error, Result};
+use crate::model::{ContainerRecord, SandboxRecord};
+use crate::monitor::{Link, follow};
+use crate::node::{Node, blocking, remove_dir};
+use crate::ops::{create_container, holder, remove_container, remove_pod_sandbox, run_pod_sandbox};
+use crate::sandbox::Sandbox;
+use crate::{epoch, sys};
+
+/// How long a listed state may lag behind the kernel at start: monitors answer in microseconds.
+const FIRST_WORD: Duration = Duration::from_secs(2);
+
+/// Fills the registry; what takes longer goes on in tasks.
+pub async fn recover(node: &Arc<Node>) -> Result<()> {
+    let begun = Instant::now();
+    let worker = Arc::clone(node);
+    let (sandboxes, containers) =
+        blocking(move || Ok((sandbox_records(&worker)?, container_records(&worker)?))).await?;
+    for record in sandboxes {
+        let made = record.made;
+        let sandbox = Sandbox::new(record);
+        if made {
+            holder::adopt(node, &sandbox).await?;
+            node.registry.add_sandbox(sandbox);
+        } else {
+            undo_sandbox(node, sandbox);
+        }
+    }
+    let mut followed = Vec::new();
+    for record in containers {
+        if let Some(container) = adopt(node, record)? {
+            followed.push(container);
+        }
+    }
+    for container in followed {
+        let mut changes = container.status.subscribe();
+        let _ = tokio::time::timeout(FIRST_WORD, changes.wait_for(|now| now.process.is_some() || now.over)).await;
+    }
+    tracing::info!(
+        sandboxes = node.registry.sandboxes().len(),
+        containers = node.registry.containers().len(),
+        ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "recovered"
+    );
+    let worker = Arc::clone(node);
+    tokio::spawn(async move {
+        if let Err(error) = sweep(&worker).await {
+            tracing::warn!(error = error.chain(), "leftovers of an earlier server could not all be removed");
+        }
+    });
+    Ok(())
+}
+
+fn sandbox_records(node: &Node) -> Result<Vec<SandboxRecord>> {
+    let mut records = Vec::new();
+    for id in node.disk.list(&node.paths.sandboxes())? {
+        match node.disk.read::<SandboxRecord>(&node.paths.sandbox_record(&id)) {
+            Ok(Some(record)) => records.push(record),
+            // A directory without a record: made before it, or left after it. Nothing else can be there.
+            Ok(None) => remove_dir(&node.paths.sandbox(&id))?,
+            Err(error) => {
+                tracing::error!(id, %error, "the record of a pod sandbox is damaged: forgetting it, its leftovers are removed");
+                remove_dir(&node.paths.sandbox(&id))?;
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn container_records(node: &Node) -> Result<Vec<ContainerRecord>> {
+    let mut records = Vec::new();
+    for id in node.disk.list(&node.paths.containers())? {
+        match node.disk.read::<ContainerRecord>(&node.paths.container_record(&id)) {
+            Ok(Some(record)) => records.push(record),
+            Ok(None) => remove_dir(&node.paths.container(&id))?,
+            Err(error) => {
+                tracing::error!(id, %error, "the record of a container is damaged: forgetting it, its leftovers are removed");
+                remove_dir(&node.paths.container(&id))?;
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// Lists a container; gives it back when a monitor speaks for it.
+fn adopt(node: &Arc<Node>, record: ContainerRecord) -> Result<Option<Arc<Container>>> {
+    let dir = node.paths.container_dir(&record.id);
+    let (link, questions) = Link::new();
+    let finished = record.process.is_some();
+    let lives = record.epoch == node.epoch && spawn::is_locked(&dir).map_err(Error::io("look at the lock in", &dir))?;
+    let mut status = Status { process: record.process, started_at: record.started_at, ..Status::default() };
+    if !lives {
+        status.over = true;
+        let read = |path: &Path| ExitRecord::read(path).map_err(Error::io("read", path));
+        let exit = match read(&dir.join("exit.json"))? {
+            Some(exit) => Some(exit),
+            None => read(&node.paths.container_exit(&record.id))?,
+        };
+        match exit {
+            Some(exit) => status.exit = Some(Arc::new(exit)),
+            None if record.epoch != node.epoch || !record.process.is_some_and(epoch::is_alive) => {
+                status.exit = Some(Arc::new(unwitnessed(&record)));
+            }
+            None => status.lost = true,
+        }
+    }
+    let id = record.id.clone();
+    let container = Container::new(record, status, link);
+    if lives {
+        let status = container.status.clone();
+        tokio::spawn(async move { follow(&dir, None, questions, status, None).await });
+    }
+    if finished {
+        node.registry.add_container(Arc::clone(&container));
+        return Ok(lives.then_some(container));
+    }
+    let (worker, record) = (Arc::clone(node), container.record());
+    let key = create_container::job_key(&record.sandbox_id, &record.config.name);
+    tracing::info!(id, "undoing a container that was not made to the end");
+    let undo = async move { remove_container::take_away(&worker, &container).await.map(|()| String::new()) };
+    in_background(node, key, undo);
+    Ok(None)
+}
+
+/// The exit of a container whose end nobody saw: the node went down, or monitor and process were both killed.
+fn unwitnessed(record: &ContainerRecord) -> ExitRecord {
+    ExitRecord {
+        exit_code: 255,
+        started_at: record.started_at.unwrap_or(0),
+        finished_at: sys::now(),
+        reason: "Unknown".to_owned(),
+        message: "nobody saw it end: its monitor was gone, or the node was restarted".to_owned(),
+        ..ExitRecord::default()
+    }
+}
+
+fn undo_sandbox(node: &Arc<Node>, sandbox: Arc<Sandbox>) {
+    tracing::info!(id = sandbox.id, "undoing a pod sandbox that was not made to the end");
+    let key = run_pod_sandbox::job_key(&sandbox.record().config.name);
+    let worker = Arc::clone(node);
+    in_background(node, key, async move {
+        let undone = remove_pod_sandbox::take_apart(&worker, &sandbox).await;
+        if undone.is_err() {
+            worker.registry.add_sandbox(sandbox);
+        }
+        undone.map(|()| String::new())
+    });
+}
+
+fn in_background(node: &Arc<Node>, key: String, work: impl Future<Output = Result<String>> + Send + 'static) {
+    let jobs = Arc::clone(&node.jobs);
+    tokio::spawn(async move {
+        if let Err(error) = jobs.join(key.clone(), work).await {
+            tracing::warn!(key, error = error.chain(), "undoing failed; Stop and Remove will finish it");
+        }
+    });
+}
+
+/// Removes what bears an id that no record has. Requests of this server's life are safe: ids are taken from the records
+/// that were there before the first of them, and a directory's record is written first.
+async fn sweep(node: &Arc<Node>) -> Result<()> {
+    let worker = Arc::clone(node);
+    blocking(move || {
+        let node = &*worker;
+        let known = |dir: &Path| -> Result<BTreeSet<String>> { Ok(node.disk.list(dir)?.into_iter().collect()) };
+        for id in node.disk.list(&node.paths.execs())? {
+            end_exec(&node.paths.exec(&id))?;
+        }
+        for id in node.pins.list().map_err(|source| Error::Pins { id: "(all)".to_owned(), source })? {
+            if !known(&node.paths.sandboxes())?.contains(&id) {
+                node.pins.remove(&id).map_err(|source| Error::Pins { id: id.clone(), source })?;
+            }
+        }
+        for id in node.disk.list(&node.paths.pods())? {
+            if !known(&node.paths.sandboxes())?.contains(&id) {
+                remove_dir(&node.paths.pod(&id))?;
+            }
+        }
+        for id in node.disk.list(&node.paths.container_dirs())? {
+            let owned = match holder::sandbox_of(&id) {
+                Some(sandbox) => known(&node.paths.sandboxes())?.contains(sandbox),
+                None => known(&node.paths.containers())?.contains(&id),
+            };
+            if !owned && !spawn::is_locked(&node.paths.container_dir(&id)).unwrap_or(true) {
+                remove_dir(&node.paths.container_dir(&id))?;
+            }
+        }
+        for id in node.store.snapshots() {
+            let owner = id.split('.').next().unwrap_or(&id);
+            if !known(&node.paths.containers())?.contains(owner) {
+                node.store.remove_snapshot(&id)?;
+            }
+        }
+        // A pod's record is there before its network is.
+        let _alone = node.attaching.write().unwrap_or_else(PoisonError::into_inner);
+        let live = known(&node.paths.sandboxes())?;
+        node.network.gc(&live).map_err(|source| Error::Network { id: "(all)".to_owned(), source })
+    })
+    .await
+}
+
+/// Ends an exec whose server is gone: its helper does so when it sees the socket close; this is for a helper that was
+/// killed, too.
+fn end_exec(dir: &Path) -> Result<()> {
+    if let Some(record) = crisp_monitor::exec_record::read(dir).map_err(Error::io("read", dir))? {
+        let process = crate::model::Process { pid: record.pid, start_time: record.start_time };
+        sys::signal(process, libc::SIGKILL).map_err(Error::io("end the exec of", dir))?;
+    }
+    remove_dir(dir)
+}

@@ -1,0 +1,55 @@
+//! System calls that need more than one line, and all that is unsafe in this package.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::epoch;
+use crate::model::Process;
+
+/// Wall clock in nanoseconds since 1970.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// A new id: 64 hexadecimal digits.
+pub fn new_id() -> io::Result<String> {
+    let mut bytes = [0_u8; 32];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Whether programs below `dir` may not be run.
+pub fn is_noexec(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
+}
+
+/// Sends a signal to exactly this process; `false`: it is not there any more.
+pub fn signal(process: Process, number: i32) -> io::Result<bool> {
+    let Some(pid) = Pid::from_raw(process.pid) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no process id", process.pid)));
+    };
+    // The descriptor names a process for good; the start time then tells whether it is the one that was meant.
+    let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(false),
+        other => other?,
+    };
+    if epoch::start_time(process.pid) != Some(process.start_time) {
+        return Ok(false);
+    }
+    // SAFETY: the descriptor is open, the third argument may be null (pidfd_send_signal(2)), nothing is written to.
+    // By hand, since rustix knows no real-time signals and stop signals may be such.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), number, 0_usize, 0) };
+    if sent == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
+}

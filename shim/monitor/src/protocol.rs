@@ -325,10 +325,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-fn fields<'a>(
-    frame: &'a [u8],
-    mut each: impl FnMut(&str, &[u8]) -> Result<(), DecodeError>,
-) -> Result<&'a str, DecodeError> {
+fn fields(frame: &[u8], mut each: impl FnMut(&str, &[u8]) -> Result<(), DecodeError>) -> Result<&str, DecodeError> {
     let mut parts = frame.split(|&b| b == b'\t');
     let verb = parts.next().unwrap_or_default();
     for part in parts {

@@ -58,7 +58,8 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpawnErr
 
 /// Starts the monitor of one container. `exe` is the program, opened for reading (`O_PATH` will do).
 ///
-/// `launch.dir` exists. On an error nothing runs. The child is the caller's to reap; it ends when the container is gone.
+/// `launch.dir` exists. On an error nothing runs. The child is the caller's to reap; it ends when the container is gone,
+/// which may be before a [`connect`] gets through: then its exit record tells why.
 pub fn container(exe: BorrowedFd<'_>, launch: &Launch) -> Result<Child, SpawnError> {
     let dir = launch.dir.as_path();
     let lock_path = dir.join(LOCK);

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::link::{self, Pair};
 use super::netlink::Socket;
-use super::ports::Listener;
+use super::ports::{Listener, listeners};
 use super::records::Record;
 use super::rules::{self, Entry};
-use super::state::{Phase, Shared};
+use super::state::{Phase, Shared, State};
 use super::{Error, base, host, names, netfilter};
 use crate::{Attachment, Pod, Protocol, enter};
 
@@ -23,10 +23,7 @@ impl Shared {
         let attached = this.try_attach(pod);
         if attached.is_err() {
             // What was made for the first pod goes again.
-            let mut state = this.lock();
-            if state.pods.is_empty() && state.base.is_some() {
-                Self::wake_reaper(this, &mut state);
-            }
+            Self::let_go(this, &mut this.lock());
         }
         attached
     }
@@ -43,6 +40,9 @@ impl Shared {
         for _ in 1..TRIES {
             let mut state = self.lock();
             self.ensure(&mut state)?;
+            if let (false, Some(why)) = (listeners(pod.ports).is_empty(), table_missing(&state)) {
+                return Err(Error::NoHostPorts(why));
+            }
             let record = loop {
                 match state.reserve(&self.names, id, pod.ports, ipv6) {
                     Err(Error::PortInUse { pod, .. })
@@ -55,10 +55,11 @@ impl Shared {
             };
             let listeners = state.pods.get(id).map(|held| held.listeners.clone()).unwrap_or_default();
             let last: Vec<IpAddr> = state.pools.iter().map(super::pool::Pool::last).collect();
+            // Under the lock: it is one file.
+            let noted = self.records.write_last(&last);
             drop(state);
 
-            let made =
-                self.records.write_last(&last).and_then(|()| self.make(pod, &netns, &mut inside, &record, &listeners));
+            let made = noted.and_then(|()| self.make(pod, &netns, &mut inside, &record, &listeners));
             let mut undone = Ok(());
             if made.is_err() {
                 undone = self.unmake(&record, &listeners);
@@ -157,8 +158,8 @@ impl Shared {
             // Flushed since: made again with all pods, this one too.
             let mut state = self.lock();
             self.ensure(&mut state)?;
-            if let Some(why) = state.base.as_ref().and_then(|base| base.table_missing()) {
-                return Err(Error::NoHostPorts(why.to_owned()));
+            if let Some(why) = table_missing(&state) {
+                return Err(Error::NoHostPorts(why));
             }
         }
         self.transact(&document)?;
@@ -192,6 +193,10 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+fn table_missing(state: &State) -> Option<String> {
+    state.base.as_ref().and_then(|base| base.table_missing()).map(str::to_owned)
 }
 
 /// Opens the pod's namespace, a netlink socket in it, and tells whether it may have IPv6.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::json;
@@ -24,7 +25,7 @@ const NO_NFT: &str = "there is no program nft (install the package nftables)";
 pub(super) struct Base {
     pub(super) subnets: Vec<Subnet>,
     /// Why pods have no IPv6 here.
-    ipv6_missing: Option<&'static str>,
+    ipv6_missing: Option<String>,
     /// Why there is no table.
     table_missing: Option<String>,
     forward: Forward,
@@ -43,6 +44,12 @@ impl Base {
 impl Shared {
     /// Makes the base, or what is gone of it.
     pub(super) fn ensure(&self, state: &mut State) -> Result<(), Error> {
+        let ensured = self.look(state);
+        state.failed = ensured.as_ref().err().map(ToString::to_string);
+        ensured
+    }
+
+    fn look(&self, state: &mut State) -> Result<(), Error> {
         let mut kernel = Socket::netfilter()?;
         let there = netfilter::has_table(&mut kernel, &self.names.table)
             .map_err(Error::netlink("finding the nftables table"))?;
@@ -53,6 +60,7 @@ impl Shared {
                 return Ok(());
             }
         } else {
+            state.stands = true;
             state.base = Some(self.lay(state)?);
         }
         let nft = program::find("nft");
@@ -91,7 +99,7 @@ impl Shared {
 
     /// Forwarding and ranges.
     fn lay(&self, state: &mut State) -> Result<Base, Error> {
-        let ipv6_missing = host::ipv6_missing();
+        let mut ipv6_missing = host::ipv6_missing().map(str::to_owned);
         let mut kernel = Socket::route()?;
         let mut routes = route::list(&mut kernel, true)?;
         let routes6 = if ipv6_missing.is_none() { route::list(&mut kernel, false)? } else { Vec::new() };
@@ -103,14 +111,26 @@ impl Shared {
             Ok(devices.into_iter().filter_map(|index| link::name_of(&mut kernel, index)).collect())
         };
         host::forward_ipv4()?;
-        if ipv6_missing.is_none() {
-            host::forward_ipv6(learned)?;
+        // A range that is configured for IPv6 is meant to be used; without one IPv6 is taken where it is to be had.
+        let asked = self.subnets.iter().any(|subnet| subnet.address().is_ipv6());
+        if ipv6_missing.is_none() && (asked || self.subnets.is_empty()) {
+            match host::forward_ipv6(learned) {
+                Err(error) if !asked => ipv6_missing = Some(error.to_string()),
+                forwards => forwards?,
+            }
         }
-        routes.extend(routes6);
+        routes.extend(routes6.iter().cloned());
         let before = self.records.subnets();
         let random = RandomState::new().hash_one(&self.names.instance);
         let metric = self.names.metric;
-        let wish = Wish { configured: &self.subnets, before: &before, routes: &routes, metric, ipv6_missing, random };
+        let wish = Wish {
+            configured: &self.subnets,
+            before: &before,
+            routes: &routes,
+            metric,
+            ipv6_missing: ipv6_missing.as_deref(),
+            random,
+        };
         let subnets = subnets::choose(&wish)?;
         if self.subnets.is_empty() && subnets != before {
             self.records.write_subnets(&subnets)?;
@@ -157,14 +177,16 @@ impl Shared {
             .map_err(Error::netlink("finding the nftables table"))
     }
 
-    /// Makes again what somebody removed, if there are pods that need it.
-    pub(super) fn heal(&self) {
-        let mut state = self.lock();
-        if state.pods.values().any(|held| !held.phase.is_over())
-            && let Err(error) = self.ensure(&mut state)
+    /// Makes again what somebody removed, if there are pods that need it; and tries again what failed.
+    pub(super) fn heal(this: &Arc<Self>) {
+        let mut state = this.lock();
+        let needed = state.pods.values().any(|held| !held.phase.is_over());
+        if (needed || state.failed.is_some())
+            && let Err(error) = this.ensure(&mut state)
         {
             tracing::warn!(%error, "the pod network could not be made whole");
         }
+        Self::let_go(this, &mut state);
     }
 
     /// Takes all down that no pod needs: chains and claims first, the table last, since it tells that there is something.
@@ -183,12 +205,13 @@ impl Shared {
                 route::disclaim(&mut kernel, claim.subnet, metric)?;
             }
         }
-        match nft {
-            Some(nft) if self.has_table()? => {
-                program::run(&nft, &["-f", "-"], &rules::drop_table(&self.names)).map(|_| ())
-            }
-            _ => Ok(()),
+        if let Some(nft) = nft
+            && self.has_table()?
+        {
+            program::run(&nft, &["-f", "-"], &rules::drop_table(&self.names))?;
         }
+        state.stands = false;
+        Ok(())
     }
 
     pub(super) fn status(&self) -> Status {
@@ -200,7 +223,10 @@ impl Shared {
         if let Some(why) = lacking {
             flaws.push(format!("pods reach nothing outside this machine, and host ports are refused: {why}"));
         }
-        let ipv6_missing = state.base.as_ref().map_or_else(host::ipv6_missing, |base| base.ipv6_missing);
+        let ipv6_missing = match &state.base {
+            Some(base) => base.ipv6_missing.as_deref(),
+            None => host::ipv6_missing(),
+        };
         if let Some(why) = ipv6_missing {
             details.insert("ipv6".to_owned(), json!(format!("none: {why}")));
         }
@@ -218,7 +244,13 @@ impl Shared {
         if !flaws.is_empty() {
             details.insert("flaws".to_owned(), json!(flaws));
         }
-        Status { ready: true, reason: String::new(), message: flaws.join("; "), details }
+        // Only what no pod can do without; flaws are for people.
+        let (reason, failed) = match &state.failed {
+            Some(failed) => ("NetworkPluginNotReady", Some(failed.clone())),
+            None => ("", None),
+        };
+        let ready = failed.is_none();
+        Status { ready, reason: reason.to_owned(), message: failed.unwrap_or_else(|| flaws.join("; ")), details }
     }
 }
 

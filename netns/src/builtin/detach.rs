@@ -117,24 +117,35 @@ impl Shared {
             }
         }
         let mut state = this.lock();
-        if state.pods.is_empty() {
+        if state.pods.is_empty() && state.stands {
             note(this.raze(&mut state));
         }
         drop(state);
-        this.heal();
+        Self::heal(this);
         first
     }
 
-    /// Starts the thread that deletes pairs, unless it runs.
-    pub(super) fn wake_reaper(this: &Arc<Self>, state: &mut State) {
-        if state.reaper.as_ref().is_some_and(|reaper| !reaper.is_finished()) {
+    /// Has the base taken down when no pod needs it.
+    pub(super) fn let_go(this: &Arc<Self>, state: &mut State) {
+        if state.pods.is_empty() && state.base.is_some() {
+            Self::wake_reaper(this, state);
+        }
+    }
+
+    /// Starts the thread that removes what is left of pods, unless it runs.
+    fn wake_reaper(this: &Arc<Self>, state: &mut State) {
+        if state.reaper.is_some() {
             return;
         }
         let shared = Arc::clone(this);
         match std::thread::Builder::new().name("net-reaper".to_owned()).spawn(move || shared.reap()) {
             Ok(reaper) => state.reaper = Some(reaper),
-            // The record stays: garbage collection does it.
-            Err(error) => tracing::warn!(%error, "no thread to delete interfaces"),
+            Err(error) => {
+                tracing::warn!(%error, "no thread to remove what is left of detached pods");
+                for id in std::mem::take(&mut state.leaving) {
+                    state.set_phase(&id, Phase::Stuck);
+                }
+            }
         }
     }
 
@@ -161,13 +172,13 @@ impl Shared {
                 continue;
             }
             let over = LINGER.saturating_sub(idle_since.elapsed());
-            if !state.pods.is_empty() || state.base.is_none() || over.is_zero() || state.hurry {
+            if !state.pods.is_empty() || !state.stands || over.is_zero() || state.hurry {
                 break;
             }
             state = self.changed.wait_timeout(state, over).unwrap_or_else(PoisonError::into_inner).0;
         }
         if state.pods.is_empty()
-            && state.base.is_some()
+            && state.stands
             && let Err(error) = self.raze(&mut state)
         {
             tracing::warn!(%error, "what the pod network made on this host could not all be removed");

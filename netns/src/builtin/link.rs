@@ -19,7 +19,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkMessage, State,
+    LinkInfo, LinkMessage, State,
 };
 use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -210,13 +210,20 @@ fn name(message: Message) -> Option<String> {
     })
 }
 
-/// Names of the interfaces that start with the prefix.
+/// Names of the host ends of veth pairs that start with the prefix.
 ///
 /// # Errors
 /// The kernel's.
 pub(super) fn names(host: &mut Socket, prefix: &str) -> Result<Vec<String>, Error> {
     let all = host.dump(Message::GetLink(LinkMessage::default())).map_err(Error::netlink("listing interfaces"))?;
-    Ok(all.into_iter().filter_map(name).filter(|name| name.starts_with(prefix)).collect())
+    let veth = |message: &Message| match message {
+        Message::NewLink(link) => link.attributes.iter().any(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
+            _ => false,
+        }),
+        _ => false,
+    };
+    Ok(all.into_iter().filter(veth).filter_map(name).filter(|name| name.starts_with(prefix)).collect())
 }
 
 /// The smaller MTU of the interfaces that lead outside: pods' packets must fit there.

@@ -198,14 +198,17 @@ pub struct Builtin {
 }
 
 impl Builtin {
-    /// Reads the records. Where there are pods, what somebody removed from the kernel meanwhile is made again; else the
-    /// kernel is first touched by `attach`.
+    /// Reads the records. Where there are pods, a table that somebody removed meanwhile is made again; else the kernel is
+    /// first touched by `attach`.
     ///
     /// # Errors
     /// The records cannot be read.
     pub fn open(options: Options) -> Result<Self, Error> {
         let shared = Arc::new(state::Shared::open(options)?);
-        shared.heal();
+        // One question, so that a restart is not held up; the rest is looked at with the first call.
+        if !shared.lock().pods.is_empty() && !shared.has_table()? {
+            state::Shared::heal(&shared);
+        }
         Ok(Self { shared })
     }
 
@@ -239,7 +242,7 @@ impl Builtin {
     #[must_use]
     pub fn status(&self) -> Status {
         state::Shared::retry(&self.shared);
-        self.shared.heal();
+        state::Shared::heal(&self.shared);
         self.shared.status()
     }
 

@@ -50,6 +50,10 @@ pub(super) struct State {
     pub(super) ports: Ports,
     /// What this server made and, as far as it knows, still stands.
     pub(super) base: Option<Base>,
+    /// Whether there may be something of the base: an earlier server's, or this one's.
+    pub(super) stands: bool,
+    /// Why the base could not be made when it was last tried.
+    pub(super) failed: Option<String>,
     /// Pods whose pairs are to be deleted.
     pub(super) leaving: Vec<String>,
     pub(super) reaper: Option<JoinHandle<()>>,
@@ -74,7 +78,7 @@ impl Shared {
     pub(super) fn open(options: Options) -> Result<Self, Error> {
         let Options { instance, subnets, root_dir, state_dir } = options;
         let records = Records::open(&root_dir, &state_dir)?;
-        let mut state = State::default();
+        let mut state = State { stands: true, ..State::default() };
         for record in records.load()? {
             let listeners = listeners(&record.ports);
             if let Err(error) = state.ports.take(&record.id, &listeners) {

@@ -21,7 +21,7 @@ pub(super) struct Wish<'a> {
     /// Our own claims' metric.
     pub(super) metric: u32,
     /// Why there is no IPv6.
-    pub(super) ipv6_missing: Option<&'static str>,
+    pub(super) ipv6_missing: Option<&'a str>,
     /// Makes the ULA prefix.
     pub(super) random: u64,
 }

@@ -11,6 +11,8 @@ fn server() -> Server {
 fn every_client_reaches_a_host_port_by_both_families() {
     on_a_host(|| {
         let outside = outside();
+        // The strictest setting that distributions come with.
+        sh("echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter");
         let server = server();
         let (web, ips) = server.pod("web", &[port(Protocol::Tcp, "", 8080, 80)]);
         let (other, other_ips) = server.pod("other", &[]);
@@ -51,6 +53,7 @@ fn a_host_address_narrows_a_port() {
             port(Protocol::Tcp, "127.0.0.1", 8080, 80),
             port(Protocol::Tcp, "fd00:99::2", 8081, 80),
             port(Protocol::Tcp, "0.0.0.0", 8082, 80),
+            port(Protocol::Sctp, "", 8080, 80),
         ];
         let (web, _) = server.pod("web", &ports);
         web.serve(80, "web");

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
+use super::path::OwnCgroup;
 use super::remove::is_gone;
-use super::{CgroupError, Hierarchies, OwnCgroup};
+use super::{CgroupError, Hierarchies};
 
 /// How long freezing may take. A process in the kernel freezes when it comes out; the others are killed meanwhile.
 const FREEZE: Duration = Duration::from_millis(500);
@@ -25,9 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// none. Whoever was killed before it could thaw a cgroup leaves it frozen: the next call thaws it.
 ///
 /// # Errors
-/// Processes that do not end, or the kernel's answer.
-pub fn kill(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<(), CgroupError> {
-    let Some(dir) = process_dir(cgroups, cgroup) else { return Ok(()) };
+/// The path's name is no id of ours; processes that do not end; or the kernel's answer.
+pub fn kill(cgroups: &Hierarchies, path: &str) -> Result<(), CgroupError> {
+    let Some(dir) = process_dir(cgroups, OwnCgroup::new(path)?) else { return Ok(()) };
     if !dir.exists() {
         return Ok(());
     }
@@ -51,12 +52,12 @@ pub fn kill(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<(), CgroupError
 ///
 /// # Errors
 /// The kernel's answer; a cgroup that is not there has none.
-pub fn pids(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<Vec<Pid>, CgroupError> {
-    process_dir(cgroups, cgroup).map_or(Ok(Vec::new()), |dir| pids_below(&dir))
+pub fn pids(cgroups: &Hierarchies, path: &str) -> Result<Vec<Pid>, CgroupError> {
+    process_dir(cgroups, OwnCgroup::new(path)?).map_or(Ok(Vec::new()), |dir| pids_below(&dir))
 }
 
 /// Where a container's processes are listed: v2, else the freezer, else any hierarchy that runtimes put them in.
-fn process_dir(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Option<std::path::PathBuf> {
+fn process_dir(cgroups: &Hierarchies, cgroup: OwnCgroup<'_>) -> Option<std::path::PathBuf> {
     let by_name = |name: &str| cgroups.with(name);
     let hierarchy = match cgroups.version {
         super::Version::V2 => cgroups.unified(),

@@ -2,18 +2,23 @@
 
 use std::path::Path;
 
-use super::{CgroupError, Hierarchies, Hierarchy, check_parent};
+use super::path::check;
+use super::{CgroupError, Hierarchies, Hierarchy, Version};
 
 /// Makes a cgroup and those above it, in every hierarchy, with all controllers for what comes below. What is there stays.
 ///
 /// # Errors
 /// The kernel's answer. What was made before stays, for the next call or for removal.
 pub fn make(cgroups: &Hierarchies, path: &str) -> Result<(), CgroupError> {
-    check_parent(path)?;
+    check(path)?;
+    // The unified hierarchy of a hybrid node limits nothing.
+    let v2 = cgroups.version == Version::V2;
     for hierarchy in &cgroups.all {
         let mut dir = hierarchy.mountpoint.clone();
         for part in path.split('/').filter(|part| !part.is_empty()) {
-            pass_on(hierarchy, &dir);
+            if v2 {
+                pass_on(&dir);
+            }
             dir.push(part);
             match std::fs::create_dir(&dir) {
                 Ok(()) => {}
@@ -22,7 +27,9 @@ pub fn make(cgroups: &Hierarchies, path: &str) -> Result<(), CgroupError> {
             }
             inherit_cpuset(hierarchy, &dir)?;
         }
-        pass_on(hierarchy, &dir);
+        if v2 {
+            pass_on(&dir);
+        }
     }
     Ok(())
 }
@@ -30,10 +37,7 @@ pub fn make(cgroups: &Hierarchies, path: &str) -> Result<(), CgroupError> {
 /// v2: controllers are the children's only if the parent says so. One at a time, since one that is refused (`cpu` with
 /// realtime processes about, or any in a cgroup with processes) must not take the others away; the runtime then tells which
 /// limit it cannot set.
-fn pass_on(hierarchy: &Hierarchy, dir: &Path) {
-    if !hierarchy.unified {
-        return;
-    }
+fn pass_on(dir: &Path) {
     let controllers = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
     for controller in controllers.split_ascii_whitespace() {
         let _ = super::write(&dir.join("cgroup.subtree_control"), &format!("+{controller}"));

@@ -1,1 +1,139 @@
+//! Real cgroups of this node: needs root. Everything has an id of its own in its name.
 
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use super::*;
+use crate::host::mountinfo::MountTable;
+
+fn this_node() -> Hierarchies {
+    let found = Hierarchies::find(&MountTable::read().unwrap(), Path::new("/"));
+    assert!(rustix::process::getuid().is_root() && !found.all.is_empty(), "needs root and cgroups");
+    found
+}
+
+/// A path that only this test has; taken away at its end, whatever came of it.
+struct Made {
+    cgroups: Hierarchies,
+    instance: String,
+    path: String,
+    children: Vec<Child>,
+}
+
+impl Made {
+    fn new(name: &str) -> Self {
+        let instance = format!("crisp-test-{}-{name}", std::process::id());
+        let path = pod_path(&instance, &"a1".repeat(32));
+        let cgroups = this_node();
+        make(&cgroups, &path).unwrap();
+        Self { cgroups, instance, path, children: Vec::new() }
+    }
+
+    fn dirs(&self) -> Vec<PathBuf> {
+        self.cgroups.all.iter().map(|hierarchy| hierarchy.dir(&self.path)).collect()
+    }
+
+    /// A shell in the cgroup or below it, in all hierarchies.
+    fn run(&mut self, below: &str, script: &str) {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("read go || exit; {script}")]).stdin(std::process::Stdio::piped());
+        let mut child = shell.spawn().unwrap();
+        // A new cpuset takes no process before it has CPUs.
+        for dir in self.dirs().into_iter().filter(|dir| !dir.starts_with("/sys/fs/cgroup/cpuset")) {
+            write(&dir.join(below).join("cgroup.procs"), &child.id().to_string()).unwrap();
+        }
+        let mut stdin = child.stdin.take().unwrap();
+        self.children.push(child);
+        std::io::Write::write_all(&mut stdin, b"go\n").unwrap();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let _ = kill(&self.cgroups, &self.path);
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = remove(&self.cgroups, &self.path);
+        let _ = remove_if_empty(&self.cgroups, &format!("/{}", self.instance));
+    }
+}
+
+#[test]
+fn a_pods_cgroup_comes_and_goes_in_every_hierarchy() {
+    let made = Made::new("make");
+    make(&made.cgroups, &made.path).unwrap();
+    assert!(made.dirs().iter().all(|dir| dir.is_dir()));
+    assert_eq!(memory_dir(&made.cgroups, &made.path).is_some(), made.cgroups.has("memory"));
+    let parent = format!("/{}", made.instance);
+    remove_if_empty(&made.cgroups, &parent).unwrap();
+    assert!(made.dirs().iter().all(|dir| dir.is_dir()), "not while there is a pod");
+    for dir in made.dirs() {
+        std::fs::create_dir_all(dir.join("deep/er")).unwrap();
+    }
+    remove(&made.cgroups, &made.path).unwrap();
+    remove(&made.cgroups, &made.path).unwrap();
+    assert!(made.dirs().iter().all(|dir| !dir.exists()));
+    remove_if_empty(&made.cgroups, &parent).unwrap();
+    assert!(made.cgroups.all.iter().all(|hierarchy| !hierarchy.dir(&parent).exists()));
+}
+
+#[test]
+fn everything_in_a_cgroup_dies_even_what_forks_away() {
+    let mut made = Made::new("kill");
+    for dir in made.dirs() {
+        std::fs::create_dir(dir.join("below")).unwrap();
+    }
+    // On v2 a cgroup that passes controllers on holds no processes itself.
+    let below = if made.cgroups.version == Version::V2 { "below" } else { "" };
+    made.run(below, "sleep 1000 & sleep 1000 & trap '' TERM; wait; while :; do /bin/true & done");
+    made.run("below", "sleep 1000 & while :; do sleep 0.001 & wait $!; done");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while pids(&made.cgroups, &made.path).unwrap().len() < 4 && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(pids(&made.cgroups, &made.path).unwrap().len() >= 4);
+    kill(&made.cgroups, &made.path).unwrap();
+    for mut child in std::mem::take(&mut made.children) {
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+    assert_eq!(pids(&made.cgroups, &made.path).unwrap(), []);
+    remove(&made.cgroups, &made.path).unwrap();
+    assert!(made.dirs().iter().all(|dir| !dir.exists()));
+}
+
+#[test]
+fn a_cgroup_that_was_left_frozen_is_thawed_by_the_next_kill() {
+    let mut made = Made::new("frozen");
+    let Some(freezer) = made.cgroups.with("freezer").cloned() else { return };
+    made.run("", "sleep 1000");
+    write(&freezer.dir(&made.path).join("freezer.state"), "FROZEN").unwrap();
+    kill(&made.cgroups, &made.path).unwrap();
+    made.children[0].wait().unwrap();
+}
+
+#[test]
+fn what_is_not_there_is_done_and_what_is_not_ours_is_not_touched() {
+    let cgroups = this_node();
+    let gone = pod_path("crisp-test-none", &"b2".repeat(32));
+    kill(&cgroups, &gone).unwrap();
+    remove(&cgroups, &gone).unwrap();
+    assert_eq!(pids(&cgroups, &gone).unwrap(), []);
+    for path in ["/", "/system.slice", "", "/../x"] {
+        assert!(matches!(kill(&cgroups, path), Err(CgroupError::Path { .. })), "{path}");
+        assert!(matches!(remove(&cgroups, path), Err(CgroupError::Path { .. })), "{path}");
+    }
+}
+
+#[test]
+fn what_still_runs_is_not_removed() {
+    let mut made = Made::new("busy");
+    for dir in made.dirs() {
+        std::fs::create_dir(dir.join("below")).unwrap();
+    }
+    made.run("below", "sleep 1000");
+    let error = remove(&made.cgroups, &made.path).unwrap_err();
+    assert!(error.to_string().starts_with("cannot remove cgroup"), "{error}");
+}

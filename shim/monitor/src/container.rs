@@ -10,6 +10,8 @@
 //! Killed at any point: before `create` returned, the runtime dies with us (PDEATHSIG); later the container goes on without a log until
 //! it is stopped, and the server finds the lock free and no exit.json.
 
+mod ending;
+
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,17 +19,17 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crisp_monitor::exit_record::{ExitRecord, REASON_CREATE_ERROR, REASON_START_ERROR};
 use crisp_monitor::launch::{CONTAINER_CONF, Launch, MAX_CONF};
 use crisp_monitor::protocol::{Message, Phase, Process, Request, State, VERSION};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
+use self::ending::not_created;
 use crate::clients::{ClientId, Clients, MAX_CLIENTS};
 use crate::console::{self, ConsoleSocket};
 use crate::create::{self, PID_FILE};
 use crate::log_file::LogFile;
-use crate::process::{self, exit_code, named_child, reap};
+use crate::process::{self, named_child, reap};
 use crate::runtime::{self, Job, Verb};
 use crate::streams::Streams;
 use crate::{complain, oom, stamp, sys};
@@ -112,17 +114,6 @@ struct Monitor {
     active: bool,
     /// Held as long as this process lives.
     _lock: OwnedFd,
-}
-
-/// The record of a container that never was.
-fn not_created(text: &str) -> ExitRecord {
-    ExitRecord {
-        exit_code: 128,
-        finished_at: stamp::now(),
-        reason: REASON_CREATE_ERROR.to_owned(),
-        message: text.to_owned(),
-        ..ExitRecord::default()
-    }
 }
 
 impl Monitor {
@@ -320,67 +311,6 @@ impl Monitor {
         }
         for (client, seq) in std::mem::take(&mut self.starters) {
             self.clients.answer(client, seq, &Message::Reply(failure.clone()));
-        }
-    }
-
-    fn exited(&mut self, status: i32, finished_at: i64) {
-        self.streams.drain(&mut self.log);
-        self.stdin = None;
-        let (exit_code, signal) = exit_code(status);
-        let kills = self.launch.memory_cgroup.as_deref().map_or(0, oom::kills);
-        let started_at = self.state.started_at.min(finished_at);
-        let mut record = ExitRecord {
-            exit_code,
-            signal,
-            oom_killed: signal == libc::SIGKILL && kills > self.oom_before,
-            started_at,
-            finished_at,
-            ..ExitRecord::default()
-        };
-        if let Some(text) = self.start_error.take() {
-            (record.exit_code, record.signal) = (128, 0);
-            (record.reason, record.message) = (REASON_START_ERROR.to_owned(), text);
-        }
-        self.state.started_at = started_at;
-        self.keep(record);
-        self.enter(Phase::Exited);
-        self.delete();
-        // While the runtime deletes: the disk may be busy.
-        if let (Some(record), Some(path)) = (&self.state.exit, &self.launch.exit_disk)
-            && let Err(e) = record.write(path, true)
-        {
-            complain(&format!("write exit record {}: {e}", path.display()));
-        }
-    }
-
-    /// Writes the record to the run directory, and shows it.
-    fn keep(&mut self, record: ExitRecord) {
-        if let Err(e) = record.write(&self.launch.exit_run, false) {
-            complain(&format!("write exit record {}: {e}", self.launch.exit_run.display()));
-        }
-        self.state.exit = Some(record);
-    }
-
-    /// Always by force: a process of a container that shares a PID namespace may still live, and so may a half-made one.
-    fn delete(&mut self) {
-        let Launch { id, dir, runtime, runtime_timeout, .. } = &self.launch;
-        let mut command = runtime::command(runtime, dir, Verb::Delete);
-        command.arg("--force").arg(id);
-        match Job::spawn(Verb::Delete, command, dir, *runtime_timeout) {
-            Ok(job) => self.job = Some(job),
-            Err(e) => self.deleted(Some(format!("run {}: {e}", runtime.path.display()))),
-        }
-    }
-
-    fn deleted(&mut self, failure: Option<String>) {
-        if self.state.phase == Phase::Creating {
-            let record = not_created(&self.state.text);
-            self.keep(record);
-            self.enter(Phase::Failed);
-        } else {
-            self.state.text = failure.unwrap_or_default();
-            self.linger = Some(Instant::now() + LINGER);
-            self.enter(Phase::Deleted);
         }
     }
 

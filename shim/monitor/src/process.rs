@@ -20,6 +20,7 @@ pub(crate) fn detach() -> io::Result<()> {
     const NAME: &CStr = c"crisp-monitor";
     let _ = rustix::process::setpgid(None, None);
     sys::block_signals();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     rustix::thread::set_name(NAME)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     std::env::set_current_dir("/")

@@ -1,0 +1,86 @@
+//! The end of a container: the record, what is told, what the runtime has to forget.
+
+use std::time::Instant;
+
+use crisp_monitor::exit_record::{ExitRecord, REASON_CREATE_ERROR, REASON_START_ERROR};
+use crisp_monitor::launch::Launch;
+use crisp_monitor::protocol::Phase;
+
+use super::{LINGER, Monitor};
+use crate::process::exit_code;
+use crate::runtime::{self, Job, Verb};
+use crate::{complain, oom, stamp};
+
+/// The record of a container that never was.
+pub(super) fn not_created(text: &str) -> ExitRecord {
+    ExitRecord {
+        exit_code: 128,
+        finished_at: stamp::now(),
+        reason: REASON_CREATE_ERROR.to_owned(),
+        message: text.to_owned(),
+        ..ExitRecord::default()
+    }
+}
+
+impl Monitor {
+    pub(super) fn exited(&mut self, status: i32, finished_at: i64) {
+        self.streams.drain(&mut self.log);
+        self.stdin = None;
+        let (exit_code, signal) = exit_code(status);
+        let kills = self.launch.memory_cgroup.as_deref().map_or(0, oom::kills);
+        let started_at = self.state.started_at.min(finished_at);
+        let mut record = ExitRecord {
+            exit_code,
+            signal,
+            oom_killed: signal == libc::SIGKILL && kills > self.oom_before,
+            started_at,
+            finished_at,
+            ..ExitRecord::default()
+        };
+        if let Some(text) = self.start_error.take() {
+            (record.exit_code, record.signal) = (128, 0);
+            (record.reason, record.message) = (REASON_START_ERROR.to_owned(), text);
+        }
+        self.state.started_at = started_at;
+        self.keep(record);
+        self.enter(Phase::Exited);
+        self.delete();
+        // While the runtime deletes: the disk may be busy.
+        if let (Some(record), Some(path)) = (&self.state.exit, &self.launch.exit_disk)
+            && let Err(e) = record.write(path, true)
+        {
+            complain(&format!("write exit record {}: {e}", path.display()));
+        }
+    }
+
+    /// Writes the record to the run directory, and shows it.
+    fn keep(&mut self, record: ExitRecord) {
+        if let Err(e) = record.write(&self.launch.exit_run, false) {
+            complain(&format!("write exit record {}: {e}", self.launch.exit_run.display()));
+        }
+        self.state.exit = Some(record);
+    }
+
+    /// Always by force: a process of a container that shares a PID namespace may still live, and so may a half-made one.
+    pub(super) fn delete(&mut self) {
+        let Launch { id, dir, runtime, runtime_timeout, .. } = &self.launch;
+        let mut command = runtime::command(runtime, dir, Verb::Delete);
+        command.arg("--force").arg(id);
+        match Job::spawn(Verb::Delete, command, dir, *runtime_timeout) {
+            Ok(job) => self.job = Some(job),
+            Err(e) => self.deleted(Some(format!("run {}: {e}", runtime.path.display()))),
+        }
+    }
+
+    pub(super) fn deleted(&mut self, failure: Option<String>) {
+        if self.state.phase == Phase::Creating {
+            let record = not_created(&self.state.text);
+            self.keep(record);
+            self.enter(Phase::Failed);
+        } else {
+            self.state.text = failure.unwrap_or_default();
+            self.linger = Some(Instant::now() + LINGER);
+            self.enter(Phase::Deleted);
+        }
+    }
+}

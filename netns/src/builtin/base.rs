@@ -50,10 +50,8 @@ impl Shared {
     }
 
     fn look(&self, state: &mut State) -> Result<(), Error> {
-        let mut kernel = Socket::netfilter()?;
-        let there = netfilter::has_table(&mut kernel, &self.names.table)
-            .map_err(Error::netlink("finding the nftables table"))?;
-        let generation = netfilter::generation(&mut kernel).ok();
+        let there = self.has_table()?;
+        let generation = generation();
         if let Some(base) = &state.base {
             let expected = base.generation.map(|seen| seen.wrapping_add(self.transactions.load(Relaxed)));
             if there && generation.is_some() && generation == expected {
@@ -92,7 +90,7 @@ impl Shared {
             base.closed = closed;
             base.table_missing = lacking;
             self.transactions.store(0, Relaxed);
-            base.generation = netfilter::generation(&mut kernel).ok();
+            base.generation = self::generation();
         }
         Ok(())
     }
@@ -171,10 +169,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether the table stands.
+    /// Whether the table stands. A kernel without nftables has none.
     pub(super) fn has_table(&self) -> Result<bool, Error> {
-        netfilter::has_table(&mut Socket::netfilter()?, &self.names.table)
-            .map_err(Error::netlink("finding the nftables table"))
+        let asked = Socket::netfilter().and_then(|mut kernel| {
+            netfilter::has_table(&mut kernel, &self.names.table).map_err(Error::netlink("finding the nftables table"))
+        });
+        match asked {
+            Err(Error::Netlink { source, .. }) if unsupported(&source) => Ok(false),
+            asked => asked,
+        }
     }
 
     /// Makes again what somebody removed, if there are pods that need it; and tries again what failed.
@@ -252,6 +255,11 @@ impl Shared {
         let ready = failed.is_none();
         Status { ready, reason: reason.to_owned(), message: failed.unwrap_or_else(|| flaws.join("; ")), details }
     }
+}
+
+/// The ruleset's generation; `None`: not to be had, so it counts as changed.
+fn generation() -> Option<u32> {
+    netfilter::generation(&mut Socket::netfilter().ok()?).ok()
 }
 
 /// Whether an answer means that the kernel has no such part.

@@ -76,9 +76,9 @@ impl Shared {
         if !document.is_empty() && self.has_table()? {
             self.transact(&document)?;
         }
-        let mut kernel = Socket::netfilter()?;
         let udp = |listeners: &[Listener]| listeners.iter().any(|listener| listener.protocol == Protocol::Udp);
         for ip in pods.iter().filter(|(_, listeners)| udp(listeners)).flat_map(|(record, _)| &record.ips) {
+            let mut kernel = Socket::netfilter()?;
             netfilter::end_flows_from(&mut kernel, *ip).unwrap_or_else(|error| say_flows(&error));
         }
         Ok(())

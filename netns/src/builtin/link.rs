@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  host                                             pod
-//!  crisp-4f1c09ab2  169.254.1.1/32, fe80::1/64 ────  eth0  10.88.0.5/32, fd…::5/128
-//!  10.88.0.5/32, fd…::5/128 dev crisp-4f1c09ab2          169.254.1.1 dev eth0, default via it; default via fe80::1
+//!  crisp-4f1c09ab2  169.254.1.1/32, fe80::1/64 ────  eth0  10.77.0.5/32, fd…::5/128
+//!  10.77.0.5/32, fd…::5/128 dev crisp-4f1c09ab2          169.254.1.1 dev eth0, default via it; default via fe80::1
 //! ```
 //! The gateway's addresses are on each host end, so ARP and neighbour discovery are answered by the kernel itself at once
 //! (proxy_arp would wait up to 0.8 s), a host without any address of its own can still talk to its pods, and the pod may

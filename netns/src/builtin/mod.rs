@@ -98,7 +98,9 @@ pub enum Error {
         reason: String,
     },
     /// None of the default ranges is free.
-    #[error("every range of 10.88.0.0/13 and up, and of 172.16.0.0/12, is in use on this host: set network.subnets")]
+    #[error(
+        "every default range, 10.64.0.0/16 to 10.87.0.0/16 and those of 172.16.0.0/12, is in use on this host: set network.subnets"
+    )]
     NoSubnet,
     /// All addresses of a range are taken.
     #[error("no address is free in {0}: set a wider range in network.subnets")]

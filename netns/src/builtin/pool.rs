@@ -1,7 +1,7 @@
 //! The addresses of one subnet: which are taken, and which is next.
 //!
 //! ```text
-//! 10.88.0.0/16    .0.0 the range's own    .0.1 the host, as pods see it behind NAT    .0.2 … .255.254 pods
+//! 10.77.0.0/16    .0.0 the range's own    .0.1 the host, as pods see it behind NAT    .0.2 … .255.254 pods
 //! ```
 //! Addresses are handed out in a circle: one that came back is given again only after all others, so that peers that
 //! still talk to a pod that went reach nobody, not somebody else.

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn record(id: &str) -> Record {
-        let ips = vec!["10.88.0.2".parse().unwrap()];
+        let ips = vec!["10.77.0.2".parse().unwrap()];
         Record { id: id.to_owned(), link: "crisp-web".to_owned(), ips, ports: Vec::new() }
     }
 

@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn ips() -> [IpAddr; 2] {
-        ["10.88.0.5".parse().unwrap(), "fd00:1::5".parse().unwrap()]
+        ["10.77.0.5".parse().unwrap(), "fd00:1::5".parse().unwrap()]
     }
 
     #[test]
@@ -190,9 +190,9 @@ mod tests {
         let doc = add(&names, &Entry { id: "web", ips: &ips, listeners: &listeners });
         assert_eq!(
             doc,
-            "add element inet crisp-pods any4 { sctp . 8080 comment \"web\" : 10.88.0.5 . 80 }\n\
+            "add element inet crisp-pods any4 { sctp . 8080 comment \"web\" : 10.77.0.5 . 80 }\n\
              add element inet crisp-pods any6 { sctp . 8080 comment \"web\" : fd00:1::5 . 80 }\n\
-             add element inet crisp-pods self4 { 10.88.0.5 . 10.88.0.5 comment \"web\" }\n\
+             add element inet crisp-pods self4 { 10.77.0.5 . 10.77.0.5 comment \"web\" }\n\
              add element inet crisp-pods self6 { fd00:1::5 . fd00:1::5 comment \"web\" }\n"
         );
     }

@@ -1,8 +1,9 @@
 //! The ranges that pods' addresses come from.
 //!
 //! Configured ones are taken as they are, unless another instance or another network of the host lies in them. Where none
-//! are configured: the first free of `10.88.0.0/16`, `10.89.0.0/16` … `172.16.0.0/16`, and a /64 of a random ULA prefix
-//! (RFC 4193) if the host has IPv6. The choice is kept as long as it stays free.
+//! are configured: the first free of `10.77.0.0/16` … `10.87.0.0/16`, `10.64.0.0/16` … `10.76.0.0/16`, `172.31.0.0/16` …
+//! `172.16.0.0/16`, and a /64 of a random ULA prefix (RFC 4193) if the host has IPv6. The choice is kept as long as it
+//! stays free. `10.88.0.0/16` and up are podman's and samples of CNI configurations', which show no route until they are used.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -61,7 +62,7 @@ pub(super) fn choose(wish: &Wish<'_>) -> Result<Vec<Subnet>, Error> {
     }
     let free = |subnet: &Subnet| !wish.routes.iter().any(|r| wish.is_foreign(r) && r.subnet.overlaps(subnet));
     let before = |ipv4: bool| wish.before.iter().copied().filter(move |subnet| subnet.address().is_ipv4() == ipv4);
-    let tens = (88..=255).map(|second| Ipv4Addr::new(10, second, 0, 0));
+    let tens = (77..=87).chain(64..=76).map(|second| Ipv4Addr::new(10, second, 0, 0));
     let others = (16..=31).rev().map(|second| Ipv4Addr::new(172, second, 0, 0));
     let defaults = tens.chain(others).filter_map(|ip| Subnet::new(ip.into(), 16));
     let ipv4 = before(true).chain(defaults).find(free).ok_or(Error::NoSubnet)?;
@@ -122,9 +123,9 @@ mod tests {
 
     #[test]
     fn takes_the_first_default_that_is_free() {
-        let routes = [route("0.0.0.0/0"), route("10.88.3.0/24"), claim("10.89.0.0/16", 8), claim("10.90.0.0/16", OURS)];
+        let routes = [route("0.0.0.0/0"), route("10.77.3.0/24"), claim("10.78.0.0/16", 8), claim("10.79.0.0/16", OURS)];
         let chosen = choose(&wish(&[], &[], &routes)).unwrap();
-        assert_eq!(chosen, [subnet("10.90.0.0/16"), subnet("fd34:5678:9abc::/64")]);
+        assert_eq!(chosen, [subnet("10.79.0.0/16"), subnet("fd34:5678:9abc::/64")]);
     }
 
     #[test]
@@ -140,7 +141,7 @@ mod tests {
         let before = [subnet("10.99.0.0/16"), subnet("fd00:9::/64")];
         assert_eq!(choose(&wish(&[], &before, &[])).unwrap(), before);
         let routes = [route("10.99.1.0/24")];
-        assert_eq!(choose(&wish(&[], &before, &routes)).unwrap(), [subnet("10.88.0.0/16"), before[1]]);
+        assert_eq!(choose(&wish(&[], &before, &routes)).unwrap(), [subnet("10.77.0.0/16"), before[1]]);
     }
 
     #[test]
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn without_ipv6_there_is_ipv4() {
         let none = |configured: &[Subnet]| choose(&Wish { ipv6_missing: Some("no"), ..wish(configured, &[], &[]) });
-        assert_eq!(none(&[]).unwrap(), [subnet("10.88.0.0/16")]);
+        assert_eq!(none(&[]).unwrap(), [subnet("10.77.0.0/16")]);
         assert_eq!(none(&[subnet("fd00::/64"), subnet("10.1.0.0/16")]).unwrap(), [subnet("10.1.0.0/16")]);
         assert!(none(&[subnet("fd00::/64")]).is_err());
         assert!(choose(&wish(&[subnet("10.1.0.0/16"), subnet("10.2.0.0/16")], &[], &[])).is_err());

@@ -52,7 +52,7 @@ fn on_a_host_without_any_address_pods_and_host_ports_work() {
         let server = Server::new("t3", &[]);
         let (web, ips) = server.pod("web", &[port(Protocol::Tcp, "", 8080, 80)]);
         web.serve(80, "web");
-        assert_eq!(ips[0], ip("10.88.0.2"));
+        assert_eq!(ips[0], ip("10.77.0.2"));
         assert!(ips[1].to_string().starts_with("fd"), "{ips:?}");
         assert_eq!(ask(ips[0], 80).unwrap(), "web sees 169.254.1.1");
         assert!(ask(ips[1], 80).is_ok() && ask(LOOPBACK4, 8080).is_ok() && ask(LOOPBACK6, 8080).is_ok());
@@ -107,15 +107,15 @@ fn two_instances_never_meet() {
         let [one, two] = ["one", "two"].map(|name| Server::new(name, &[]));
         let (a, a_ips) = one.pod("same-id", &[]);
         let (b, b_ips) = two.pod("same-id", &[]);
-        assert_eq!((a_ips[0], b_ips[0]), (ip("10.88.0.2"), ip("10.89.0.2")));
+        assert_eq!((a_ips[0], b_ips[0]), (ip("10.77.0.2"), ip("10.78.0.2")));
         a.serve(80, "a");
         b.serve(80, "b");
         assert!(ask(a_ips[0], 80).unwrap().starts_with("a") && ask(b_ips[0], 80).unwrap().starts_with("b"));
         // A range that another instance has is refused by name.
-        let three = Server::new("three", &["10.88.7.0/24"]);
+        let three = Server::new("three", &["10.77.7.0/24"]);
         let namespace = Namespace::new();
         let refused = three.attach("x", &namespace.path(), &[]).unwrap_err().to_string();
-        assert!(refused.contains("10.88.7.0/24") && refused.contains("another instance"), "{refused}");
+        assert!(refused.contains("10.77.7.0/24") && refused.contains("another instance"), "{refused}");
         one.builtin().gc(&BTreeSet::new()).unwrap();
         one.builtin().settle();
         assert!(ask(b_ips[0], 80).is_ok() && ask(a_ips[0], 80).is_err());

@@ -23,7 +23,6 @@
 mod background;
 mod config;
 mod copy_out;
-#[path = "stand_in/digest.rs"]
 pub mod digest;
 pub mod durable;
 mod error;
@@ -32,7 +31,6 @@ mod flush;
 mod image;
 mod layer;
 mod layout;
-#[path = "stand_in/media.rs"]
 pub mod media;
 mod merged;
 mod names;
@@ -40,9 +38,7 @@ mod pipeline;
 mod progress;
 mod pull;
 mod recover;
-#[path = "stand_in/reference.rs"]
 pub mod reference;
-#[path = "stand_in/registry.rs"]
 pub mod registry;
 mod snapshot;
 mod sweep;

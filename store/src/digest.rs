@@ -257,3 +257,67 @@ impl Verifier {
         Mismatch::Size { digest: self.expected.clone(), expected: self.expected_size, got: self.seen }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn hashes_what_it_was_given() {
+        assert_eq!(Digest::sha256(b"").as_str(), EMPTY);
+        assert_eq!(Digest::sha256(b"").hex(), &EMPTY[7..]);
+        assert!(Digest::of(Algorithm::Sha512, b"abc").as_str().starts_with("sha512:ddaf35a193617aba"));
+    }
+
+    #[test]
+    fn refuses_what_could_leave_a_directory_or_is_not_canonical() {
+        for bad in ["", "sha256", "sha256:", "sha256:../../etc/passwd", ":abc", "sha256:00", "../x:0"] {
+            assert!(matches!(bad.parse::<Digest>(), Err(ParseError::Shape(_))), "{bad}");
+        }
+        assert!(EMPTY.to_uppercase().parse::<Digest>().is_err());
+        assert_eq!("md5:00".parse::<Digest>(), Err(ParseError::Algorithm("md5".into())));
+        assert!(serde_json::from_str::<Digest>("\"sha256:/\"").is_err());
+    }
+
+    #[test]
+    fn verifier_names_what_differs() {
+        let mut more = Verifier::new(&Digest::sha256(b"ab"), 2);
+        more.update(b"a").unwrap();
+        assert!(matches!(more.update(b"bc"), Err(Mismatch::Size { expected: 2, got: 3, .. })));
+        let mut less = Verifier::new(&Digest::sha256(b"ab"), 2);
+        less.update(b"a").unwrap();
+        assert!(matches!(less.finish(), Err(Mismatch::Size { expected: 2, got: 1, .. })));
+        let mut other = Verifier::new(&Digest::sha256(b"ab"), 2);
+        other.update(b"ba").unwrap();
+        assert!(matches!(other.finish(), Err(Mismatch::Digest { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_json_round_trip(bytes: Vec<u8>, long: bool) {
+            let digest = Digest::of(if long { Algorithm::Sha512 } else { Algorithm::Sha256 }, &bytes);
+            prop_assert_eq!(&digest.to_string().parse::<Digest>().unwrap(), &digest);
+            prop_assert_eq!(serde_json::from_str::<Digest>(&serde_json::to_string(&digest).unwrap()).unwrap(), digest);
+        }
+
+        #[test]
+        fn parse_never_panics(text: String) {
+            if let Ok(digest) = text.parse::<Digest>() {
+                prop_assert!(!digest.hex().contains('/'));
+            }
+        }
+
+        #[test]
+        fn pieces_verify_like_the_whole(bytes: Vec<u8>, cut in 0usize..64) {
+            let cut = cut.min(bytes.len());
+            let mut verifier = Verifier::new(&Digest::sha256(&bytes), bytes.len() as u64);
+            verifier.update(&bytes[..cut]).unwrap();
+            verifier.update(&bytes[cut..]).unwrap();
+            prop_assert!(verifier.finish().is_ok());
+        }
+    }
+}

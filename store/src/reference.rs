@@ -228,6 +228,10 @@ fn split_registry(name: &str) -> (&str, &str) {
 }
 
 fn is_registry(text: &str) -> bool {
+    // The URL parser knows more rules, for example that 300.1.1.1 is no address.
+    if url::Url::parse(&format!("http://{text}/")).is_err() {
+        return false;
+    }
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let Some((address, rest)) = rest.split_once(']') else { return false };
         if address.parse::<Ipv6Addr>().is_err() {
@@ -293,5 +297,90 @@ impl TryFrom<String> for Reference {
 impl From<Reference> for String {
     fn from(reference: Reference) -> Self {
         reference.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn parse(text: &str) -> Reference {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn fills_in_registry_library_and_tag() {
+        for (text, full, familiar) in [
+            ("busybox", "docker.io/library/busybox:latest", "busybox:latest"),
+            ("docker.io/busybox:1", "docker.io/library/busybox:1", "busybox:1"),
+            ("index.docker.io/a/b", "docker.io/a/b:latest", "a/b:latest"),
+            ("a/b", "docker.io/a/b:latest", "a/b:latest"),
+            ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
+            ("localhost:5000/a:b", "localhost:5000/a:b", "localhost:5000/a:b"),
+            ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest"),
+            ("Reg/a", "Reg/a:latest", "Reg/a:latest"),
+            ("quay.io/a__b/c-d.e", "quay.io/a__b/c-d.e:latest", "quay.io/a__b/c-d.e:latest"),
+        ] {
+            assert_eq!((parse(text).to_string().as_str(), parse(text).familiar().as_str()), (full, familiar));
+        }
+    }
+
+    #[test]
+    fn a_digest_decides_and_a_tag_beside_it_is_kept() {
+        let both = parse(&format!("busybox:1.36@{D}"));
+        assert_eq!((both.tag(), both.target()), (Some("1.36"), D));
+        assert_eq!(both.without_digest().unwrap().to_string(), "docker.io/library/busybox:1.36");
+        let digest = parse(&format!("busybox@{D}"));
+        assert_eq!((digest.tag(), digest.target()), (None, D));
+        assert_eq!(digest.without_digest(), None);
+        assert_eq!(both.with_digest(D.parse().unwrap()), digest);
+        assert_eq!(parse("busybox").target(), "latest");
+    }
+
+    #[test]
+    fn docker_io_is_served_by_another_host() {
+        assert_eq!(
+            (parse("busybox").registry(), parse("busybox").registry_host()),
+            ("docker.io", "registry-1.docker.io")
+        );
+        assert_eq!(parse("quay.io/a").registry_host(), "quay.io");
+    }
+
+    #[test]
+    fn says_what_is_wrong_and_how_to_write_it() {
+        let error = |text: &str| text.parse::<Reference>().unwrap_err();
+        assert_eq!(error(""), Error::Empty);
+        assert!(matches!(error("https://quay.io/a"), Error::Scheme(_)));
+        assert!(matches!(error(&D[7..]), Error::Id(_)));
+        assert!(matches!(error(D), Error::Id(_)));
+        assert_eq!(error("a/BusyBox:X"), Error::UpperCase("a/BusyBox:X".into(), "a/busybox:X".into()));
+        assert!(matches!(error("host:99999/a"), Error::Registry(..)));
+        assert!(matches!(error("[::g]/a"), Error::Registry(..)));
+        assert!(matches!(error("300.1.1.1/a"), Error::Registry(..)));
+        assert!(matches!(error("-a.b/c"), Error::Registry(..)));
+        assert!(matches!(error("a//b"), Error::Repository(..)));
+        assert!(matches!(error("a/../b"), Error::Repository(..)));
+        assert!(matches!(error("a:b:c"), Error::Repository(..)));
+        assert!(matches!(error("a:.b"), Error::Tag(..)));
+        assert!(matches!(error("a:"), Error::Tag(..)));
+        assert!(matches!(error("a@sha256:1"), Error::Digest(..)));
+        assert!(matches!(error(&"a".repeat(300)), Error::TooLong(..)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_becomes_a_fixed_point(text in "[a-zA-Z0-9:/@._\\-\\[\\]]{0,80}|\\PC{0,40}") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                prop_assert_eq!(&parse(&reference.to_string()), &reference);
+                prop_assert_eq!(&parse(&reference.familiar()), &reference);
+                prop_assert!(!reference.repository().split('/').any(|c| c == ".." || c.is_empty()));
+                let url = format!("http://{}/v2/", reference.registry());
+                prop_assert!(url::Url::parse(&url).is_ok(), "{}", url);
+            }
+        }
     }
 }

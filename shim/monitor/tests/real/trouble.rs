@@ -72,7 +72,7 @@ fn a_runtime_that_hangs_is_killed_with_its_children() {
 
 #[test]
 fn a_runtime_that_closes_its_output_and_hangs_costs_no_time() {
-    let mut sut = scripted("[ $verb = create ] && { exec >&- 2>&-; sleep 4322.5; }");
+    let mut sut = scripted("[ $verb = create ] && { exec >&- 2>&-; exec sleep 4322.5; }");
     sut.launch.runtime_timeout = Duration::from_millis(600);
     sut.spawn();
     std::thread::sleep(Duration::from_millis(500));

@@ -19,7 +19,7 @@ mod features;
 pub mod mountinfo;
 
 pub use arch::Arch;
-pub use features::{Features, FeaturesError};
+pub use features::Features;
 
 use mountinfo::MountTable;
 

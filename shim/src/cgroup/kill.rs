@@ -26,9 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// none. Whoever was killed before it could thaw a cgroup leaves it frozen: the next call thaws it.
 ///
 /// # Errors
-/// The path's name is no id of ours; processes that do not end; or the kernel's answer.
-pub fn kill(cgroups: &Hierarchies, path: &str) -> Result<(), CgroupError> {
-    let Some(dir) = process_dir(cgroups, OwnCgroup::new(path)?) else { return Ok(()) };
+/// Processes that do not end, or the kernel's answer.
+pub fn kill(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<(), CgroupError> {
+    let Some(dir) = process_dir(cgroups, cgroup) else { return Ok(()) };
     if !dir.exists() {
         return Ok(());
     }
@@ -52,12 +52,12 @@ pub fn kill(cgroups: &Hierarchies, path: &str) -> Result<(), CgroupError> {
 ///
 /// # Errors
 /// The kernel's answer; a cgroup that is not there has none.
-pub fn pids(cgroups: &Hierarchies, path: &str) -> Result<Vec<Pid>, CgroupError> {
-    process_dir(cgroups, OwnCgroup::new(path)?).map_or(Ok(Vec::new()), |dir| pids_below(&dir))
+pub fn pids(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<Vec<Pid>, CgroupError> {
+    process_dir(cgroups, cgroup).map_or(Ok(Vec::new()), |dir| pids_below(&dir))
 }
 
 /// Where a container's processes are listed: v2, else the freezer, else any hierarchy that runtimes put them in.
-fn process_dir(cgroups: &Hierarchies, cgroup: OwnCgroup<'_>) -> Option<std::path::PathBuf> {
+fn process_dir(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Option<std::path::PathBuf> {
     let by_name = |name: &str| cgroups.with(name);
     let hierarchy = match cgroups.version {
         super::Version::V2 => cgroups.unified(),

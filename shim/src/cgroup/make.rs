@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::path::check;
+use super::path::check_parent;
 use super::{CgroupError, Hierarchies, Hierarchy, Version};
 
 /// Makes a cgroup and those above it, in every hierarchy, with all controllers for what comes below. What is there stays.
@@ -10,7 +10,7 @@ use super::{CgroupError, Hierarchies, Hierarchy, Version};
 /// # Errors
 /// The kernel's answer. What was made before stays, for the next call or for removal.
 pub fn make(cgroups: &Hierarchies, path: &str) -> Result<(), CgroupError> {
-    check(path)?;
+    check_parent(path)?;
     // The unified hierarchy of a hybrid node limits nothing.
     let v2 = cgroups.version == Version::V2;
     for hierarchy in &cgroups.all {

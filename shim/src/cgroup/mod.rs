@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A runtime that is killed leaves cgroups behind that no runtime removes. All of them have a path that ends in an id of
-//! ours, and only such a path is ever removed or killed in.
+//! ours, and only such a path is ever removed or killed in ([`OwnCgroup`]).
 
 mod hierarchy;
 mod kill;
@@ -21,7 +21,7 @@ mod remove;
 pub use hierarchy::{Hierarchies, Hierarchy, Version};
 pub use kill::{kill, pids};
 pub use make::make;
-pub use path::pod_path;
+pub use path::{OwnCgroup, container_path, pod_path};
 pub use remove::{remove, remove_if_empty};
 
 use std::io::Write;
@@ -69,9 +69,11 @@ impl CgroupError {
     }
 }
 
-/// The memory cgroup directory of a path, where OOM kills are told (`memory.events`, on v1 `memory.oom_control`).
-pub fn memory_dir(cgroups: &Hierarchies, path: &str) -> Option<PathBuf> {
-    cgroups.with("memory").map(|hierarchy| hierarchy.dir(path))
+impl Hierarchies {
+    /// The memory cgroup directory of a path, where OOM kills are told (`memory.events`, on v1 `memory.oom_control`).
+    pub fn memory_dir(&self, path: &str) -> Option<PathBuf> {
+        self.with("memory").map(|hierarchy| hierarchy.dir(path))
+    }
 }
 
 #[cfg(test)]

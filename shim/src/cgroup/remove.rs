@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::path::{OwnCgroup, check};
+use super::path::{OwnCgroup, check_parent};
 use super::{CgroupError, Hierarchies};
 
 /// How long a cgroup may stay busy after its last process ended: the kernel takes them out one by one.
@@ -19,9 +19,8 @@ const MAX_CGROUPS: usize = 100_000;
 /// Removes a container's or pod's cgroup with all below it, in every hierarchy. Done when there is none.
 ///
 /// # Errors
-/// The path's name is no id of ours; or the first one that could not be removed: all hierarchies were tried, call again.
-pub fn remove(cgroups: &Hierarchies, path: &str) -> Result<(), CgroupError> {
-    let cgroup = OwnCgroup::new(path)?;
+/// The first one that could not be removed; all hierarchies were tried. Call again.
+pub fn remove(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<(), CgroupError> {
     let deadline = Instant::now() + PATIENCE;
     let mut result = Ok(());
     for hierarchy in &cgroups.all {
@@ -38,7 +37,7 @@ pub fn remove(cgroups: &Hierarchies, path: &str) -> Result<(), CgroupError> {
 /// # Errors
 /// The kernel's answer, but not that it is in use.
 pub fn remove_if_empty(cgroups: &Hierarchies, path: &str) -> Result<(), CgroupError> {
-    check(path)?;
+    check_parent(path)?;
     for hierarchy in &cgroups.all {
         let dir = hierarchy.dir(path);
         match rustix::fs::rmdir(&dir) {

@@ -27,6 +27,7 @@ pub(super) fn sandbox() -> SandboxConfig {
         annotations: Default::default(),
         cgroup_parent: String::new(),
         namespaces: Namespaces::default(),
+        bandwidth: None,
         sysctls: Default::default(),
         privileged: false,
         seccomp: SeccompProfile::Unset,

@@ -123,7 +123,7 @@ impl Node {
         let network = network.map_err(|source| Error::Network { id: "(none yet)".to_owned(), source })?;
         let pins = Pins::open(&place.state, &place.instance)
             .map_err(|source| Error::Pins { id: "(none yet)".to_owned(), source })?;
-        let registry = RegistryOptions::default();
+        let registry = RegistryOptions { config_path: config.registry.config_path.clone(), ..Default::default() };
         let store = crisp_store::Options { registry, pinned: config.images.pinned.clone(), ..Default::default() };
         Ok(Arc::new(Self {
             instance: place.instance.clone(),

@@ -37,6 +37,14 @@ pub fn store_code(error: &crisp_store::Error) -> Code {
     }
 }
 
-fn registry_code(_error: &crisp_store::registry::Error) -> Code {
-    Code::Unavailable
+fn registry_code(error: &crisp_store::registry::Error) -> Code {
+    use crisp_store::registry::Kind;
+    match error.kind() {
+        Kind::NotFound => Code::NotFound,
+        Kind::Unauthorized => Code::PermissionDenied,
+        Kind::RateLimited => Code::ResourceExhausted,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::Invalid | Kind::Config => Code::FailedPrecondition,
+        Kind::PlatformMismatch => Code::NotFound,
+    }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -63,6 +64,10 @@ enum Capability {
     Pull,
 }
 
+/// One host's answer on its way. Boxed and with a lifetime of its own: of an async closure over any endpoint the compiler
+/// cannot prove that a pull can move between threads (rust-lang/rust#102211).
+type Answer<'s, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 's>>;
+
 impl Session {
     pub(super) fn new(registry: Registry, reference: &Reference, credentials: Option<Credentials>) -> Self {
         Self {
@@ -100,9 +105,13 @@ impl Session {
     async fn ask_target(&self) -> Result<Target, Error> {
         let reference = &self.inner.reference;
         let capability = if reference.digest().is_some() { Capability::Pull } else { Capability::Resolve };
-        self.each_host(&reference.to_string(), capability, async |endpoint| match self.by_head(endpoint).await? {
-            Some(target) => Ok(target),
-            None => self.by_get(endpoint).await,
+        self.each_host(&reference.to_string(), capability, |endpoint| {
+            Box::pin(async move {
+                match self.by_head(endpoint).await? {
+                    Some(target) => Ok(target),
+                    None => self.by_get(endpoint).await,
+                }
+            })
         })
         .await
     }
@@ -175,10 +184,10 @@ impl Session {
     }
 
     /// A whole document by digest, from the first host that has the right one, and the Content-Type it came with.
-    pub(super) async fn document(
-        &self,
+    pub(super) async fn document<'s>(
+        &'s self,
         area: &'static str,
-        digest: &Digest,
+        digest: &'s Digest,
         size: Option<u64>,
     ) -> Result<(String, Bytes), Error> {
         let (what, accept, limit) = match area {
@@ -190,15 +199,17 @@ impl Session {
             return Err(Error::Image { what: name, source: media::Error::TooLarge { what, limit } });
         }
         let ask = Ask { method: &Method::GET, area, name: digest.as_str(), accept, from: 0, addressed: true };
-        self.each_host(&name, Capability::Pull, async |endpoint| {
-            let reply = endpoint.ask(self.clients(), ask).await?;
-            let media_type = text(reply.response.headers(), CONTENT_TYPE.as_str());
-            let (url, bytes) = self.read(endpoint, reply, what, limit).await?;
-            let mut verifier = Verifier::new(digest, size.unwrap_or(bytes.len() as u64));
-            match verifier.update(&bytes).and_then(|()| verifier.finish()) {
-                Ok(()) => Ok((media_type, bytes)),
-                Err(mismatch) => Err(endpoint.failure(url, mismatch.into())),
-            }
+        self.each_host(&name, Capability::Pull, |endpoint| {
+            Box::pin(async move {
+                let reply = endpoint.ask(self.clients(), ask).await?;
+                let media_type = text(reply.response.headers(), CONTENT_TYPE.as_str());
+                let (url, bytes) = self.read(endpoint, reply, what, limit).await?;
+                let mut verifier = Verifier::new(digest, size.unwrap_or(bytes.len() as u64));
+                match verifier.update(&bytes).and_then(|()| verifier.finish()) {
+                    Ok(()) => Ok((media_type, bytes)),
+                    Err(mismatch) => Err(endpoint.failure(url, mismatch.into())),
+                }
+            })
         })
         .await
     }
@@ -218,11 +229,11 @@ impl Session {
     }
 
     /// Asks host by host until one has an answer.
-    async fn each_host<T>(
-        &self,
+    async fn each_host<'s, T>(
+        &'s self,
         what: &str,
         capability: Capability,
-        ask: impl AsyncFn(&Endpoint) -> Result<T, Failure>,
+        ask: impl Fn(&'s Endpoint) -> Answer<'s, T> + Send,
     ) -> Result<T, Error> {
         let endpoints = self.endpoints().await?;
         let hosts = self.order(endpoints, capability, None);

@@ -241,7 +241,7 @@ fn publish(inner: &Arc<Inner>, wanted: &Wanted, unpacked: Unpacked, temp: Temp) 
     index.layers.insert(layer.clone());
     drop(index);
     inner.keep(layer.clone());
-    inner.flush_layer_soon(layer.clone());
+    inner.flush_layer_soon(&layer);
     Ok(layer)
 }
 

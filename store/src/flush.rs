@@ -49,16 +49,20 @@ impl Store {
 }
 
 impl Inner {
-    pub(crate) fn flush_layer_soon(self: &Arc<Self>, layer: Arc<Layer>) {
-        let inner = Arc::downgrade(self);
+    pub(crate) fn flush_layer_soon(self: &Arc<Self>, layer: &Arc<Layer>) {
+        let (inner, layer) = (Arc::downgrade(self), Arc::downgrade(layer));
         self.flusher.push(move || {
             let Some(inner) = inner.upgrade() else { return };
             inner.wait_for_pulls();
+            // Nobody may need it any more; and nobody may while this holds it, so it is for us to look then.
+            let Some(layer) = layer.upgrade() else { return };
             if let Err(error) = inner.flush_layer(&layer)
                 && inner.layout.layer(&layer.short).exists()
             {
                 tracing::warn!(layer = layer.short, %error, "cannot make a layer durable: a reboot will drop it");
             }
+            drop(layer);
+            inner.sweep();
         });
     }
 

@@ -22,11 +22,11 @@ use crate::sys;
 use crate::unpack::{self, Below, Source, Unpacked};
 
 /// Chunks of the socket that may wait for the inflate thread.
-pub(crate) const CHUNKS: usize = 32;
+pub(crate) const CHUNKS: usize = 4;
 /// Decompressed bytes go on in blocks of this size …
-const BLOCK: usize = 256 << 10;
+const BLOCK: usize = 128 << 10;
 /// … of which so many may wait for the unpack thread.
-const BLOCKS: usize = 8;
+const BLOCKS: usize = 4;
 /// zstd's window costs memory here; the format allows more than any sane writer uses (RFC 8878, 3.1.1.1.2).
 const ZSTD_WINDOW_LOG: u32 = 27;
 

@@ -82,7 +82,7 @@ impl Store {
         let layers: Vec<_> = inner.index().layers.iter().cloned().collect();
         for layer in layers {
             if !layer.is_durable() {
-                inner.flush_layer_soon(layer.clone());
+                inner.flush_layer_soon(&layer);
             }
             inner.keep(layer);
         }

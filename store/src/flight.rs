@@ -45,6 +45,9 @@ pub(crate) type Flight = Arc<watch::Sender<Status>>;
 
 type Outcome = Result<Arc<Layer>, Arc<LayerError>>;
 
+/// A place among those that work; not there while its holder waits for layers below.
+type Permit = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
+
 /// Where a flight is.
 #[derive(Debug, Clone)]
 pub(crate) struct Status {
@@ -163,9 +166,28 @@ impl Drop for Landing<'_> {
 }
 
 async fn fly(inner: &Arc<Inner>, wanted: &Wanted, flight: &watch::Sender<Status>) -> Result<Arc<Layer>, LayerError> {
-    let tell = |state| flight.send_modify(|status| status.state = state);
     let permit = inner.slots.clone().acquire_owned().await.map_err(|_| LayerError::GivenUp)?;
     let permit = Arc::new(Mutex::new(Some(permit)));
+    loop {
+        match attempt(inner, wanted, flight, &permit).await {
+            // Other bytes than promised: another host may have the right ones.
+            Err(LayerError::Content(pipeline::Error::Blob(mismatch)))
+                if wanted.session.reject(&wanted.descriptor.digest) =>
+            {
+                tracing::warn!(layer = %wanted.descriptor.digest, %mismatch, "asking another host for a layer");
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn attempt(
+    inner: &Arc<Inner>,
+    wanted: &Wanted,
+    flight: &watch::Sender<Status>,
+    permit: &Permit,
+) -> Result<Arc<Layer>, LayerError> {
+    let tell = |state| flight.send_modify(|status| status.state = state);
     let temp = inner.temp_dir(0o711)?;
     let fs = temp.path.join("fs");
     inner.disk.make_dir(&fs, 0o755)?;
@@ -251,7 +273,7 @@ struct Lower {
     /// Base first.
     chain: Vec<(Digest, Digest)>,
     /// Given back while waiting: those that are waited for may need it.
-    permit: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    permit: Permit,
     /// Resolves when the flight is over.
     given_up: Mutex<oneshot::Receiver<()>>,
     /// So that they stay until the end.

@@ -141,13 +141,14 @@ fn run(
     let (full, filled) = blocks::sync_channel(BLOCKS);
     let (empty, spent) = blocks::sync_channel(BLOCKS + 2);
     std::thread::scope(|scope| {
+        let mut blob = Blob::new(expected, chunks);
         let inflate = move || {
-            let result = inflate(expected, chunks, &full, &spent, limits);
+            let result = inflate(&mut blob, expected, &full, &spent, limits);
             if result.is_ok() {
                 // Only now: an end that is not verified is no end.
                 let _ = full.send(None);
             }
-            result
+            (result, blob)
         };
         let inflating = std::thread::Builder::new()
             .name("inflate".into())
@@ -157,13 +158,20 @@ fn run(
         let mut source = Blocks { filled, empty };
         let unpacked = unpack::unpack(&mut source, root, below, unpack::Limits { entries: limits.entries });
         drop(source);
-        let inflated = inflating.join().unwrap_or(Err(Error::Downstream));
+        let Ok((inflated, mut blob)) = inflating.join() else { return Err(Error::Downstream) };
         // Each side ends when the other does; the one that began knows why.
-        match (inflated, unpacked) {
-            (Ok(()), Ok(unpacked)) => Ok(unpacked),
-            (Err(Error::Downstream) | Ok(()), Err(error)) => Err(error.into()),
-            (Err(error), _) => Err(error),
+        let error = match (inflated, unpacked) {
+            (Ok(()), Ok(unpacked)) => return Ok(unpacked),
+            (Err(Error::Downstream) | Ok(()), Err(error)) => error.into(),
+            (Err(error), _) => error,
+        };
+        // Nonsense may be what the image's author made, or what a bad mirror made of it.
+        match error {
+            Error::Decompress(_) | Error::Compression(_) => blob.finish()?,
+            Error::Unpack(unpack::Error::Tar(_) | unpack::Error::Entry(..) | unpack::Error::CutOff) => blob.finish()?,
+            _ => {}
         }
+        Err(error)
     })
 }
 
@@ -184,20 +192,13 @@ impl Source for Blocks {
 }
 
 fn inflate(
+    blob: &mut Blob,
     expected: &Expected,
-    chunks: mpsc::Receiver<Chunk>,
     full: &blocks::SyncSender<Option<Vec<u8>>>,
     spent: &blocks::Receiver<Vec<u8>>,
     limits: Limits,
 ) -> Result<(), Error> {
-    let mut blob = Blob {
-        chunks,
-        now: Bytes::new(),
-        end: false,
-        verifier: Some(Verifier::new(&expected.blob, expected.size)),
-        failed: None,
-    };
-    let passed = decompress(&mut blob, expected, full, spent, limits);
+    let passed = decompress(blob, expected, full, spent, limits);
     // What a reader says about a stream that broke off is not the reason.
     if let Some(error) = blob.failed.take() {
         return Err(error);
@@ -273,6 +274,11 @@ struct Blob {
 }
 
 impl Blob {
+    fn new(expected: &Expected, chunks: mpsc::Receiver<Chunk>) -> Self {
+        let verifier = Some(Verifier::new(&expected.blob, expected.size));
+        Self { chunks, now: Bytes::new(), end: false, verifier, failed: None }
+    }
+
     fn fetch(&mut self) -> Result<Option<Bytes>, Error> {
         match self.chunks.blocking_recv() {
             Some(Chunk::Data(bytes)) => {

@@ -1,5 +1,5 @@
 //! A registry of one's own, and images to put into it.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -125,6 +125,14 @@ impl Error {
         }
     }
 
+    /// True when a layer is missing because one below it is.
+    pub(crate) fn is_below(&self) -> bool {
+        let below = |source: &LayerError| {
+            matches!(source, LayerError::Content(pipeline::Error::Unpack(crate::unpack::Error::Below(_))))
+        };
+        matches!(self, Self::Layer { source, .. } if below(source))
+    }
+
     pub(crate) fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { verb, path, source }

@@ -195,11 +195,16 @@ impl Pull<'_> {
             });
         }
         let mut layers = BTreeMap::new();
+        let mut failed = None;
         while let Some(landed) = waiting.next().await {
-            let (i, layer) = landed?;
-            layers.insert(i, layer);
+            match landed {
+                Ok((i, layer)) => drop(layers.insert(i, layer)),
+                // A layer that waited for another one knows less than that one does.
+                Err(error) if error.is_below() => failed = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(layers.into_values().collect())
+        failed.map_or_else(|| Ok(layers.into_values().collect()), Err)
     }
 
     fn publish(

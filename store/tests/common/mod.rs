@@ -241,7 +241,8 @@ pub fn open(root: &Path, options: Options) -> Result<Store> {
     loop {
         match Store::open(root.to_owned(), options.clone()) {
             Err(crisp_store::Error::Locked(_)) if start.elapsed() < Duration::from_secs(10) => {
-                std::thread::sleep(Duration::from_millis(5));
+                // Those that have it may need this thread.
+                tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(5)));
             }
             other => return other,
         }

@@ -9,6 +9,8 @@ mod image;
 mod list;
 mod sandbox;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use container::container_config;
 pub use image::{credentials, fs_usage, image, image_name};

@@ -172,3 +172,76 @@ fn mount(mount: &Mount) -> v1::Mount {
 pub fn spec_info(info: &serde_json::Value) -> HashMap<String, String> {
     HashMap::from([("info".to_owned(), info.to_string())])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ContainerRecord, Epoch, Process, ResolvedUser, Security};
+
+    fn record(start_error: Option<&str>) -> ContainerRecord {
+        let name = ContainerName { name: "c".into(), attempt: 0 };
+        ContainerRecord {
+            id: "1".into(),
+            sandbox_id: "2".into(),
+            config: ContainerConfig {
+                name,
+                user_image: String::new(),
+                image: "i".into(),
+                command: Vec::new(),
+                args: Vec::new(),
+                working_dir: String::new(),
+                envs: Vec::new(),
+                mounts: Vec::new(),
+                devices: Vec::new(),
+                labels: Default::default(),
+                annotations: Default::default(),
+                log_path: String::new(),
+                stdin: false,
+                stdin_once: false,
+                tty: false,
+                stop_signal: None,
+                resources: Default::default(),
+                security: Security::default(),
+            },
+            image_id: "i".into(),
+            image_ref: "i".into(),
+            runtime: "runc".into(),
+            log_path: String::new(),
+            cgroup: String::new(),
+            user: ResolvedUser::default(),
+            stop_signal: 15,
+            image_volumes: Vec::new(),
+            created_at: 1,
+            epoch: Epoch { boot_id: String::new(), init_start: 0 },
+            process: Some(Process { pid: 1, start_time: 1 }),
+            started_at: Some(2),
+            start_error: start_error.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn every_end_has_its_code_and_reason() {
+        let exit = |exit_code, oom_killed, reason: &str| ExitRecord {
+            exit_code,
+            oom_killed,
+            reason: reason.into(),
+            ..ExitRecord::default()
+        };
+        for (exit, start_error, code, reason) in [
+            (exit(0, false, ""), None, 0, "Completed"),
+            (exit(3, false, ""), None, 3, "Error"),
+            (exit(137, true, ""), None, 137, "OOMKilled"),
+            (exit(255, false, "Unknown"), None, 255, "Unknown"),
+            (exit(128, false, REASON_START_ERROR), Some("no such file"), 128, REASON_START_ERROR),
+            // Whatever ended the process: the user is told why it never ran.
+            (exit(137, false, ""), Some("no such file"), 128, REASON_START_ERROR),
+        ] {
+            let (got, why, message) = ending(&record(start_error), Some(&exit), State::Exited);
+            assert_eq!((got, why.as_str()), (code, reason));
+            assert_eq!(message, start_error.unwrap_or_default());
+        }
+        let (code, reason, _) = ending(&record(None), None, State::Unknown);
+        assert_eq!((code, reason.as_str()), (255, "Unknown"));
+        assert_eq!(ending(&record(None), None, State::Running), (0, String::new(), String::new()));
+    }
+}

@@ -72,6 +72,8 @@ pub struct CniConfig {
 pub struct RegistryConfig {
     /// `certs.d`: a directory a registry host, each with a `hosts.toml`.
     pub config_path: PathBuf,
+    /// Docker's `config.json`: credentials for pulls that bring none.
+    pub docker_config: PathBuf,
 }
 
 /// `[images]`
@@ -100,7 +102,10 @@ impl Default for Config {
                 bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
                 timeout: Duration::from_secs(300),
             },
-            registry: RegistryConfig { config_path: "/etc/crisp/certs.d".into() },
+            registry: RegistryConfig {
+                config_path: "/etc/crisp/certs.d".into(),
+                docker_config: "/root/.docker/config.json".into(),
+            },
             images: ImagesConfig { pinned: Vec::new() },
             log: LogConfig { level: "info".to_owned() },
         }

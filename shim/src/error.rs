@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tonic::{Code, Status};
 
 use crate::spec::SpecError;
+use crisp_netns::{builtin, pin};
 
 /// What the server's functions end with.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -48,13 +49,18 @@ pub enum Error {
     Timeout(String),
     #[error("image {image:?} is not on this node: pull it first")]
     NoImage { image: String },
-    #[error("{0}")]
-    Store(#[from] crisp_store::Error),
+    #[error("{}{error}", crate::cri::kubelet_word(.error))]
+    Store {
+        #[from]
+        error: crisp_store::Error,
+    },
+    #[error("ImageVolumeMountFailed: image {image:?} is not on this node: pull it first")]
+    NoVolumeImage { image: String },
     #[error("namespaces of pod sandbox {id}")]
     Pins { id: String, source: crisp_netns::pin::Error },
     #[error("network of pod sandbox {id}")]
     Network { id: String, source: crisp_netns::Error },
-    #[error("cannot describe the container to the runtime")]
+    #[error(transparent)]
     Spec(#[from] SpecError),
     #[error("{runtime} {verb} of container {id}: {text}")]
     Runtime { runtime: String, verb: &'static str, id: String, text: String },
@@ -83,20 +89,26 @@ impl Error {
     /// The code that the CRI expects for it.
     fn code(&self) -> Code {
         match self {
-            Self::NotFound { .. } | Self::NoImage { .. } => Code::NotFound,
+            Self::NotFound { .. } | Self::NoImage { .. } | Self::NoVolumeImage { .. } => Code::NotFound,
             Self::Ambiguous { .. } | Self::Invalid(_) | Self::Spec(_) => Code::InvalidArgument,
             Self::AlreadyExists(_) => Code::AlreadyExists,
             Self::Precondition(_) => Code::FailedPrecondition,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::TooLarge(_) => Code::ResourceExhausted,
             Self::Timeout(_) => Code::DeadlineExceeded,
-            Self::Store(error) => crate::cri::store_code(error),
+            Self::Store { error } => crate::cri::store_code(error),
             Self::Network { source: crisp_netns::Error::NotReady(_), .. } | Self::MonitorLost { .. } => {
                 Code::Unavailable
             }
             Self::Undo { error, .. } => error.code(),
-            Self::Pins { .. }
-            | Self::Network { .. }
+            Self::Pins { source, .. } => match source {
+                pin::Error::SysctlRefused { .. } | pin::Error::NoRoot(_) | pin::Error::Id(_) => Code::InvalidArgument,
+                _ => Code::Internal,
+            },
+            Self::Network { source: crisp_netns::Error::Builtin(builtin::Error::PortInUse { .. }), .. } => {
+                Code::FailedPrecondition
+            }
+            Self::Network { .. }
             | Self::Runtime { .. }
             | Self::Spawn { .. }
             | Self::Record(_)
@@ -124,14 +136,24 @@ impl Error {
 /// The longest message that is sent: gRPC puts it into a header, and clients refuse long ones.
 const MAX_MESSAGE: usize = 6 * 1024;
 
+/// Words by which kubelet knows a cause (`cri-api/pkg/errors`). It looks for them at the start of the message, and its
+/// client hands on the bare message only of code UNKNOWN.
+const KUBELET_WORDS: [&str; 4] =
+    ["RegistryUnavailable", "SignatureValidationFailed", "ImageVolumeMountFailed", "RROUnsupported"];
+
 impl From<&Error> for Status {
     fn from(error: &Error) -> Self {
         let mut text = error.chain();
+        let mut code = error.code();
+        if let Some(at) = KUBELET_WORDS.iter().find_map(|word| text.find(word)) {
+            text.drain(..at);
+            code = Code::Unknown;
+        }
         if text.len() > MAX_MESSAGE {
             text.truncate(text.floor_char_boundary(MAX_MESSAGE));
             text.push('…');
         }
-        Self::new(error.code(), text)
+        Self::new(code, text)
     }
 }
 

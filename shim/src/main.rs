@@ -89,6 +89,7 @@ fn run(serve: Serve) -> Result<(), String> {
     let config = Config::load(config.as_deref()).map_err(|error| error.to_string())?;
     let filter = tracing_subscriber::EnvFilter::new(&config.log.level);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    sys::raise_open_files();
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if instance.is_empty() || instance.len() > 32 || !instance.chars().all(good) || instance.starts_with('-') {
         return Err(format!("--instance {instance:?}: use up to 32 lower-case letters, digits and '-'"));

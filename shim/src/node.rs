@@ -87,11 +87,11 @@ impl Record for ContainerRecord {
 impl Node {
     /// Opens the roots. Nothing that runs is touched: that is `recover`'s part.
     pub fn open(place: &Place, config: Config) -> Result<Arc<Self>> {
-        let paths = Paths::new(&place.root, &place.state, &place.instance);
+        let paths = Paths::new(&place.root, &place.state);
         for dir in [place.root.clone(), place.state.clone(), paths.sandboxes(), paths.containers(), paths.pods()] {
             make_dir(&dir)?;
         }
-        for dir in [paths.container_dirs(), paths.execs(), paths.logs()] {
+        for dir in [paths.container_dirs(), paths.execs(), paths.logs(), paths.all_volumes()] {
             make_dir(&dir)?;
         }
         let lock = lock(&paths.lock())?;
@@ -123,7 +123,11 @@ impl Node {
         let network = network.map_err(|source| Error::Network { id: "(none yet)".to_owned(), source })?;
         let pins = Pins::open(&place.state, &place.instance)
             .map_err(|source| Error::Pins { id: "(none yet)".to_owned(), source })?;
-        let registry = RegistryOptions { config_path: config.registry.config_path.clone(), ..Default::default() };
+        let registry = RegistryOptions {
+            config_path: config.registry.config_path.clone(),
+            docker_config: Some(config.registry.docker_config.clone()),
+            ..Default::default()
+        };
         let store = crisp_store::Options { registry, pinned: config.images.pinned.clone(), ..Default::default() };
         Ok(Arc::new(Self {
             instance: place.instance.clone(),

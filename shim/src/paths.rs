@@ -16,18 +16,17 @@
 
 use std::path::{Path, PathBuf};
 
-/// The two roots and the instance's name; every other path derives from them and from ids.
+/// The two roots; every other path derives from them and from ids.
 #[derive(Debug, Clone)]
 pub struct Paths {
     root: PathBuf,
     state: PathBuf,
-    instance: String,
 }
 
 impl Paths {
     /// Both roots must be absolute.
-    pub fn new(root: &Path, state: &Path, instance: &str) -> Self {
-        Self { root: root.to_owned(), state: state.to_owned(), instance: instance.to_owned() }
+    pub fn new(root: &Path, state: &Path) -> Self {
+        Self { root: root.to_owned(), state: state.to_owned() }
     }
 
     /// What survives a reboot.
@@ -73,7 +72,10 @@ impl Paths {
     }
     /// Anonymous volumes of a container's image.
     pub fn volumes(&self, container: &str) -> PathBuf {
-        self.root.join("volumes").join(container)
+        self.all_volumes().join(container)
+    }
+    pub fn all_volumes(&self) -> PathBuf {
+        self.root.join("volumes")
     }
     pub fn socket(&self) -> PathBuf {
         self.state.join("crisp.sock")
@@ -109,9 +111,5 @@ impl Paths {
     }
     pub fn holder(&self) -> PathBuf {
         self.root.join("holder")
-    }
-    /// Name and place of a pod's network namespace.
-    pub fn netns(&self, sandbox: &str) -> PathBuf {
-        Path::new("/run/netns").join(format!("{}-{sandbox}", self.instance))
     }
 }

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::model::{ContainerRecord, SandboxRecord};
 use crate::monitor::{Link, follow};
 use crate::node::{Node, blocking, remove_dir};
-use crate::ops::{create_container, holder, remove_container, remove_pod_sandbox, run_pod_sandbox};
+use crate::ops::{create_container, holder, remove_container, remove_pod_sandbox, run_pod_sandbox, stop_container};
 use crate::sandbox::Sandbox;
 use crate::{epoch, sys};
 
@@ -36,8 +36,14 @@ const FIRST_WORD: Duration = Duration::from_secs(2);
 pub async fn recover(node: &Arc<Node>) -> Result<()> {
     let begun = Instant::now();
     let worker = Arc::clone(node);
-    let (sandboxes, containers) =
-        blocking(move || Ok((sandbox_records(&worker)?, container_records(&worker)?))).await?;
+    let (sandboxes, containers) = blocking(move || {
+        // An exec has no record that would tell those of this server's life from older ones: so before the first request.
+        for id in worker.disk.list(&worker.paths.execs())? {
+            end_exec(&worker.paths.exec(&id))?;
+        }
+        Ok((sandbox_records(&worker)?, container_records(&worker)?))
+    })
+    .await?;
     for record in sandboxes {
         let made = record.made;
         let sandbox = Sandbox::new(record);
@@ -108,7 +114,8 @@ fn container_records(node: &Node) -> Result<Vec<ContainerRecord>> {
 fn adopt(node: &Arc<Node>, record: ContainerRecord) -> Result<Option<Arc<Container>>> {
     let dir = node.paths.container_dir(&record.id);
     let (link, questions) = Link::new();
-    let finished = record.process.is_some();
+    // Without a sandbox nobody would ever ask for its end.
+    let finished = record.process.is_some() && node.registry.sandbox(&record.sandbox_id).is_ok();
     let lives = record.epoch == node.epoch && spawn::is_locked(&dir).map_err(Error::io("look at the lock in", &dir))?;
     let mut status = Status { process: record.process, started_at: record.started_at, ..Status::default() };
     if !lives {
@@ -121,7 +128,10 @@ fn adopt(node: &Arc<Node>, record: ContainerRecord) -> Result<Option<Arc<Contain
         match exit {
             Some(exit) => status.exit = Some(Arc::new(exit)),
             None if record.epoch != node.epoch || !record.process.is_some_and(epoch::is_alive) => {
-                status.exit = Some(Arc::new(unwitnessed(&record)));
+                let exit = stop_container::unwitnessed(&record);
+                let path = node.paths.container_exit(&record.id);
+                exit.write(&path, true).map_err(Error::io("write", &path))?;
+                status.exit = Some(Arc::new(exit));
             }
             None => status.lost = true,
         }
@@ -140,27 +150,15 @@ fn adopt(node: &Arc<Node>, record: ContainerRecord) -> Result<Option<Arc<Contain
     let key = create_container::job_key(&record.sandbox_id, &record.config.name);
     tracing::info!(id, "undoing a container that was not made to the end");
     let undo = async move { remove_container::take_away(&worker, &container).await.map(|()| String::new()) };
-    in_background(node, key, undo);
+    in_background(node, &key, undo);
     Ok(None)
-}
-
-/// The exit of a container whose end nobody saw: the node went down, or monitor and process were both killed.
-fn unwitnessed(record: &ContainerRecord) -> ExitRecord {
-    ExitRecord {
-        exit_code: 255,
-        started_at: record.started_at.unwrap_or(0),
-        finished_at: sys::now(),
-        reason: "Unknown".to_owned(),
-        message: "nobody saw it end: its monitor was gone, or the node was restarted".to_owned(),
-        ..ExitRecord::default()
-    }
 }
 
 fn undo_sandbox(node: &Arc<Node>, sandbox: Arc<Sandbox>) {
     tracing::info!(id = sandbox.id, "undoing a pod sandbox that was not made to the end");
     let key = run_pod_sandbox::job_key(&sandbox.record().config.name);
     let worker = Arc::clone(node);
-    in_background(node, key, async move {
+    in_background(node, &key, async move {
         let undone = remove_pod_sandbox::take_apart(&worker, &sandbox).await;
         if undone.is_err() {
             worker.registry.add_sandbox(sandbox);
@@ -169,10 +167,12 @@ fn undo_sandbox(node: &Arc<Node>, sandbox: Arc<Sandbox>) {
     });
 }
 
-fn in_background(node: &Arc<Node>, key: String, work: impl Future<Output = Result<String>> + Send + 'static) {
-    let jobs = Arc::clone(&node.jobs);
+/// Undoes what was being made under `key`; calls for it wait.
+fn in_background(node: &Arc<Node>, key: &str, work: impl Future<Output = Result<String>> + Send + 'static) {
+    let key = run_pod_sandbox::undo_key(key);
+    let mut job = node.jobs.start(key.clone(), work);
     tokio::spawn(async move {
-        if let Err(error) = jobs.join(key.clone(), work).await {
+        if let Ok(Some(Err(error))) = job.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
             tracing::warn!(key, error = error.chain(), "undoing failed; Stop and Remove will finish it");
         }
     });
@@ -185,9 +185,6 @@ async fn sweep(node: &Arc<Node>) -> Result<()> {
     blocking(move || {
         let node = &*worker;
         let known = |dir: &Path| -> Result<BTreeSet<String>> { Ok(node.disk.list(dir)?.into_iter().collect()) };
-        for id in node.disk.list(&node.paths.execs())? {
-            end_exec(&node.paths.exec(&id))?;
-        }
         for id in node.pins.list().map_err(|source| Error::Pins { id: "(all)".to_owned(), source })? {
             if !known(&node.paths.sandboxes())?.contains(&id) {
                 node.pins.remove(&id).map_err(|source| Error::Pins { id: id.clone(), source })?;
@@ -205,6 +202,11 @@ async fn sweep(node: &Arc<Node>) -> Result<()> {
             };
             if !owned && !spawn::is_locked(&node.paths.container_dir(&id)).unwrap_or(true) {
                 remove_dir(&node.paths.container_dir(&id))?;
+            }
+        }
+        for id in node.disk.list(&node.paths.all_volumes())? {
+            if !known(&node.paths.containers())?.contains(&id) {
+                remove_dir(&node.paths.volumes(&id))?;
             }
         }
         for id in node.store.snapshots() {

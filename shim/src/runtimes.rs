@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -107,9 +111,50 @@ fn locate(path: &Path) -> Result<PathBuf, String> {
 
 /// `<runtime> features`; a runtime that does not know the verb has no features beyond the oldest ones.
 fn features(path: &Path) -> Features {
-    let output = Command::new(path).arg("features").env_clear().envs(environment()).stdin(Stdio::null()).output();
-    match output {
-        Ok(output) if output.status.success() => Features::parse(&output.stdout).unwrap_or_default(),
-        _ => Features::default(),
+    let mut command = Command::new(path);
+    command.arg("features");
+    match run(&mut command, FEATURES) {
+        Some(output) => Features::parse(&output).unwrap_or_default(),
+        None => Features::default(),
+    }
+}
+
+/// How long `features` may take: runc needs 5 ms.
+const FEATURES: Duration = Duration::from_secs(10);
+/// More output than this is none of a runtime's.
+const MAX_OUTPUT: u64 = 1 << 20;
+
+/// Runs a runtime by itself, for calls that no monitor makes; its output, if it ended well and in time.
+pub fn run(command: &mut Command, limit: Duration) -> Option<Vec<u8>> {
+    command.env_clear().envs(environment()).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let stdout = child.stdout.take()?;
+    let reader = std::thread::spawn(move || {
+        let mut output = Vec::new();
+        let read = stdout.take(MAX_OUTPUT).read_to_end(&mut output);
+        read.is_ok().then_some(output)
+    });
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => {
+                let output = reader.join().ok().flatten();
+                return output.filter(|_| status.success());
+            }
+            Ok(None) if Instant::now() < deadline => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            _ => {
+                if let Some(group) = group {
+                    let _ = kill_process_group(group, Signal::KILL);
+                }
+                let _ = child.wait();
+                return None;
+            }
+        }
     }
 }

@@ -8,7 +8,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, setrlimit};
+use tokio::io::unix::AsyncFd;
 
 use crate::epoch;
 use crate::model::Process;
@@ -52,4 +53,27 @@ pub fn signal(process: Process, number: i32) -> io::Result<bool> {
     }
     let error = io::Error::last_os_error();
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(false) } else { Err(error) }
+}
+
+/// Waits for a child without holding a thread.
+pub async fn reaped(mut child: std::process::Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    // SAFETY: an OwnedFd names one open descriptor as long as it lives.
+    let watch = |fd| unsafe { AsyncFd::register(fd) }.ok();
+    let ended = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).and_then(watch);
+    if let Some(ended) = ended {
+        let _ = ended.readable().await;
+        let _ = child.wait();
+    } else {
+        let _ = tokio::task::spawn_blocking(move || child.wait()).await;
+    }
+}
+
+/// Raises the soft limit of open files to the hard one: 1024 are a few hundred containers.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }

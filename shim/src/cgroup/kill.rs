@@ -52,7 +52,8 @@ pub fn kill(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<(), CgroupError
 ///
 /// # Errors
 /// The kernel's answer; a cgroup that is not there has none.
-pub fn pids(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<Vec<Pid>, CgroupError> {
+#[cfg(test)]
+pub(super) fn pids(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<Vec<Pid>, CgroupError> {
     process_dir(cgroups, cgroup).map_or(Ok(Vec::new()), |dir| pids_below(&dir))
 }
 

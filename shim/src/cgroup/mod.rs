@@ -14,13 +14,11 @@
 
 mod hierarchy;
 mod kill;
-mod make;
 mod path;
 mod remove;
 
-pub use hierarchy::{Hierarchies, Hierarchy, Version};
-pub use kill::{kill, pids};
-pub use make::make;
+pub use hierarchy::{Hierarchies, Version};
+pub use kill::kill;
 pub use path::{OwnCgroup, container_path, pod_path};
 pub use remove::{remove, remove_if_empty};
 

@@ -98,6 +98,7 @@ fn resolve(mut table: Table, mistakes: &mut Vec<String>) -> Config {
     }
     if let Some(mut section) = top.section("registry") {
         section.path("config_path", &mut config.registry.config_path);
+        section.path("docker_config", &mut config.registry.docker_config);
         section.end();
     }
     if let Some(mut section) = top.section("images") {

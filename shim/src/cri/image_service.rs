@@ -25,7 +25,7 @@ impl Images {
         match self.0.store.find(&wanted) {
             Ok(image) => Ok(vec![convert::image(&image)]),
             Err(error) if super::is_unknown_image(&error) => Ok(Vec::new()),
-            Err(error) => Err(Error::Store(error).into()),
+            Err(error) => Err(Error::from(error).into()),
         }
     }
 }
@@ -60,7 +60,7 @@ impl ImageService for Images {
         let found = match self.0.store.find(&name) {
             Ok(image) => image,
             Err(error) if super::is_unknown_image(&error) => return Ok(Response::new(Default::default())),
-            Err(error) => return Err(Error::Store(error).into()),
+            Err(error) => return Err(Error::from(error).into()),
         };
         let info = if verbose {
             convert::spec_info(&serde_json::json!({
@@ -92,10 +92,10 @@ impl ImageService for Images {
         // The sandbox says nothing that a pull depends on.
         let v1::PullImageRequest { image, auth, sandbox_config: _ } = request.into_inner();
         let name = convert::image_name(image)?;
-        let reference = name.parse().map_err(|error| Error::Store(crisp_store::Error::Reference(error)))?;
+        let reference = name.parse().map_err(|error| Error::from(crisp_store::Error::Reference(error)))?;
         let request =
             PullRequest { reference, credentials: convert::credentials(auth), platform: None, progress: None };
-        let image = self.0.store.pull(request).await.map_err(Error::Store)?;
+        let image = self.0.store.pull(request).await.map_err(Error::from)?;
         Ok(Response::new(v1::PullImageResponse { image_ref: image.id.to_string() }))
     }
 
@@ -107,7 +107,7 @@ impl ImageService for Images {
         let v1::RemoveImageRequest { image } = request.into_inner();
         let (name, node) = (convert::image_name(image)?, Arc::clone(&self.0));
         blocking(move || match node.store.remove(&name) {
-            Err(error) if !super::is_unknown_image(&error) => Err(Error::Store(error)),
+            Err(error) if !super::is_unknown_image(&error) => Err(Error::from(error)),
             _ => Ok(()),
         })
         .await?;

@@ -37,6 +37,20 @@ pub fn store_code(error: &crisp_store::Error) -> Code {
     }
 }
 
+/// The word, with a colon, by which kubelet knows that a registry could not be reached or did not serve.
+pub fn kubelet_word(error: &crisp_store::Error) -> &'static str {
+    use crisp_store::{Error, LayerError, registry::Kind};
+    let kind = match error {
+        Error::Registry { source, .. } => Some(source.kind()),
+        Error::Layer { source, .. } => match &**source {
+            LayerError::Registry(error) => Some(error.kind()),
+            _ => None,
+        },
+        _ => None,
+    };
+    if kind == Some(Kind::Unavailable) { "RegistryUnavailable: " } else { "" }
+}
+
 fn registry_code(error: &crisp_store::registry::Error) -> Code {
     use crisp_store::registry::Kind;
     match error.kind() {

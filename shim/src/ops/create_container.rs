@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::launch::{self, Plan};
-use super::{Outcome, both, holder, remove_container};
+use super::{Outcome, both, holder, remove_container, run_pod_sandbox};
 use crate::container::{Container, State, Status};
 use crate::error::{Error, Result};
 use crate::model::{ContainerConfig, ContainerName, ContainerRecord, NamespaceMode, Process, ResolvedUser};
@@ -20,7 +20,7 @@ pub struct Request {
     pub config: ContainerConfig,
 }
 
-/// The key of the job that makes, or undoes, the container of this name.
+/// The key of the job that makes the container of this name.
 pub fn job_key(sandbox: &str, name: &ContainerName) -> String {
     format!("container {sandbox} {} {}", name.name, name.attempt)
 }
@@ -30,6 +30,7 @@ pub fn job_key(sandbox: &str, name: &ContainerName) -> String {
 pub async fn create(node: &Arc<Node>, request: Request) -> Outcome {
     let sandbox = node.registry.sandbox(&request.sandbox)?;
     let key = job_key(&sandbox.id, &request.config.name);
+    node.jobs.settled(&run_pod_sandbox::undo_key(&key)).await;
     let worker = Arc::clone(node);
     node.jobs.join(key, async move { make(&worker, &sandbox, request.config).await }).await
 }

@@ -146,9 +146,9 @@ async fn start(
 }
 
 /// Waits for the helper and removes what it leaves, whether or not anybody still waits for the exec.
-fn reap(mut child: std::process::Child, dir: PathBuf) {
-    tokio::task::spawn_blocking(move || {
-        let _ = child.wait();
+fn reap(child: std::process::Child, dir: PathBuf) {
+    tokio::spawn(async move {
+        sys::reaped(child).await;
         if let Err(error) = remove_dir(&dir) {
             tracing::warn!(dir = %dir.display(), %error, "cannot remove what an exec left");
         }

@@ -44,9 +44,17 @@ pub async fn ensure(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<Process>
     let mut holder = sandbox.holder.lock().await;
     if let Some(holder) = &*holder {
         let status = holder.status();
-        return match status.process {
-            Some(process) if status.state() == State::Running => Ok(process),
-            _ => Err(Error::Precondition(format!("the PID namespace of pod sandbox {} is gone", sandbox.id))),
+        return match (status.process, status.state()) {
+            (Some(process), State::Running) => Ok(process),
+            // The server before this one was killed between the two.
+            (Some(process), State::Created) => {
+                holder.link.ask(&holder.id, &holder.record().runtime, "start", Request::Start).await?;
+                Ok(process)
+            }
+            _ => {
+                sandbox.lose_holder();
+                Err(Error::Precondition(format!("the PID namespace of pod sandbox {} is gone", sandbox.id)))
+            }
         };
     }
     let (container, questions) = new(node, &sandbox.record())?;

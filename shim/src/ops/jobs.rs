@@ -14,10 +14,13 @@ use crate::error::{Error, Result};
 /// What a job ends with: the id it is about, shared by all who wait.
 pub type Outcome = Result<String, Arc<Error>>;
 
+/// A running job.
+pub type Job = watch::Receiver<Option<Outcome>>;
+
 /// The running jobs by key.
 #[derive(Debug, Default)]
 pub struct Jobs {
-    running: Mutex<HashMap<String, watch::Receiver<Option<Outcome>>>>,
+    running: Mutex<HashMap<String, Job>>,
 }
 
 impl Jobs {
@@ -26,34 +29,41 @@ impl Jobs {
     where
         W: Future<Output = Result<String>> + Send + 'static,
     {
-        let mut done = {
-            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            match running.get(&key) {
-                Some(job) => job.clone(),
-                None => {
-                    let (tell, done) = watch::channel(None);
-                    running.insert(key.clone(), done.clone());
-                    let jobs = Arc::clone(self);
-                    tokio::spawn(async move {
-                        // On a panic too (development builds), or the key would be taken for ever.
-                        let free = Free { jobs, key };
-                        let outcome = work.await.map_err(Arc::new);
-                        drop(free);
-                        tell.send_replace(Some(outcome));
-                    });
-                    done
-                }
-            }
-        };
-        match done.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
+        let mut job = self.start(key, work);
+        match job.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
             Ok(Some(outcome)) => outcome,
             _ => Err(Arc::new(Error::Internal("the task that did this ended without a result".to_owned()))),
         }
     }
 
-    /// Whether a job runs under `key`.
-    pub fn runs(&self, key: &str) -> bool {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    /// Starts `work` under `key`, or gives the job that runs under it already. When this returns the job can be joined.
+    pub fn start<W>(self: &Arc<Self>, key: String, work: W) -> Job
+    where
+        W: Future<Output = Result<String>> + Send + 'static,
+    {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(job) = running.get(&key) {
+            return job.clone();
+        }
+        let (tell, job) = watch::channel(None);
+        running.insert(key.clone(), job.clone());
+        let jobs = Arc::clone(self);
+        tokio::spawn(async move {
+            // On a panic too (development builds), or the key would be taken for ever.
+            let free = Free { jobs, key };
+            let outcome = work.await.map_err(Arc::new);
+            drop(free);
+            tell.send_replace(Some(outcome));
+        });
+        job
+    }
+
+    /// Waits until no job runs under `key`.
+    pub async fn settled(&self, key: &str) {
+        let job = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        if let Some(mut job) = job {
+            let _ = job.wait_for(Option::is_some).await;
+        }
     }
 }
 

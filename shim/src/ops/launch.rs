@@ -16,6 +16,10 @@ use crate::node::{Node, make_dir};
 use crate::runtimes::Runtime;
 use crate::spec::{self, BundlePaths, Inputs};
 
+/// Soft and hard limit of open files: systemd's own for services. The server's are no measure: programs that take memory by
+/// the limit (old Java, MySQL) suffer from high ones.
+const OPEN_FILES: (u64, u64) = (1024, 524_288);
+
 /// Everything that a container is made from.
 #[derive(Debug)]
 pub struct Plan {
@@ -65,7 +69,7 @@ pub fn prepare(node: &Node, plan: Plan) -> Result<(Launch, ContainerRecord)> {
         node: &spec::Node::read(config, &shared)?,
         cgroup: &record.cgroup,
         paths: &paths,
-        open_files: None,
+        open_files: Some(OPEN_FILES),
     };
     let json = serde_json::to_vec(&spec::build(&inputs)?).map_err(|error| Error::Internal(error.to_string()))?;
     let path = bundle.join("config.json");
@@ -243,7 +247,7 @@ fn image_mounts(
         let MountSource::Image { reference, sub_path } = &mount.source else { continue };
         let image = match node.store.find(reference) {
             Err(error) if crate::cri::is_unknown_image(&error) => {
-                return Err(Error::NoImage { image: reference.clone() });
+                return Err(Error::NoVolumeImage { image: reference.clone() });
             }
             found => found?,
         };

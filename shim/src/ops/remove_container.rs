@@ -1,6 +1,6 @@
 //! RemoveContainer: ends it, then takes away all that create made, the record last.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,9 +66,7 @@ fn delete_by_hand(node: &Node, record: &ContainerRecord) {
     let Ok(runtime) = node.runtimes.get(&record.runtime) else { return };
     let mut command = Command::new(&runtime.path);
     command.arg("--root").arg(&runtime.call.root).args(["delete", "--force"]).arg(&record.id);
-    command.env_clear().envs(runtimes::environment());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    if let Err(error) = command.status() {
-        tracing::warn!(id = record.id, runtime = record.runtime, %error, "cannot run the runtime to delete a container");
+    if runtimes::run(&mut command, runtime.timeout).is_none() {
+        tracing::warn!(id = record.id, runtime = record.runtime, "the runtime could not delete a container");
     }
 }

@@ -19,7 +19,12 @@ pub struct Request {
     pub origin: String,
 }
 
-/// The key of the job that makes, or undoes, the sandbox of this name.
+/// The key under which recovery undoes what a server before this one was making under `key`.
+pub fn undo_key(key: &str) -> String {
+    format!("undo {key}")
+}
+
+/// The key of the job that makes the sandbox of this name.
 pub fn job_key(name: &SandboxName) -> String {
     format!("sandbox {name}")
 }
@@ -30,6 +35,7 @@ pub fn job_key(name: &SandboxName) -> String {
 /// with the time at which it read the pod, so two calls for one sandbox differ.
 pub async fn run(node: &Arc<Node>, request: Request) -> Outcome {
     let key = job_key(&request.config.name);
+    node.jobs.settled(&undo_key(&key)).await;
     let worker = Arc::clone(node);
     node.jobs.join(key, async move { make(&worker, request).await }).await
 }

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crisp_monitor::exit_record::ExitRecord;
+
 use super::Outcome;
 use crate::container::{Container, State};
 use crate::error::{Error, Kind, Result};
+use crate::model::ContainerRecord;
 use crate::node::{Node, blocking};
 use crate::{cgroup, epoch, sys};
 
@@ -25,7 +28,11 @@ pub async fn stop(node: &Arc<Node>, id: &str, timeout: Duration) -> Outcome {
         Err(error) => return Err(Arc::new(error)),
     };
     if container.state() == State::Created {
-        return Ok(container.id.clone());
+        // A start may be under way.
+        drop(container.verb.lock().await);
+        if container.state() == State::Created {
+            return Ok(container.id.clone());
+        }
     }
     let worker = Arc::clone(node);
     let task = tokio::spawn(async move { stop_now(&worker, &container, timeout).await.map(|()| container.id.clone()) });
@@ -55,8 +62,8 @@ pub async fn stop_now(node: &Arc<Node>, container: &Arc<Container>, timeout: Dur
     }
     let (worker, target) = (Arc::clone(node), Arc::clone(container));
     blocking(move || kill(&worker, &target)).await?;
-    match tokio::time::timeout(AFTER_KILL, gone(container)).await {
-        Ok(()) => Ok(()),
+    match tokio::time::timeout(AFTER_KILL, gone(node, container)).await {
+        Ok(done) => done,
         Err(_) => Err(Error::Timeout(format!(
             "container {} did not end within {} s after SIGKILL{}",
             container.id,
@@ -66,15 +73,34 @@ pub async fn stop_now(node: &Arc<Node>, container: &Arc<Container>, timeout: Dur
     }
 }
 
-/// Until its exit is known; without a monitor, until its process is gone.
-async fn gone(container: &Arc<Container>) {
+/// Until its exit is known; without a monitor, until its process is gone: then the exit is what nobody saw.
+async fn gone(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let status = container.ended().await;
-    if status.exit.is_none()
-        && let Some(process) = status.process
-    {
-        while epoch::is_alive(process) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    if status.exit.is_some() {
+        return Ok(());
+    }
+    while status.process.is_some_and(epoch::is_alive) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let exit = unwitnessed(&container.record());
+    let (path, on_disk) = (node.paths.container_exit(&container.id), exit.clone());
+    let made = container.record().process.is_some();
+    if made {
+        blocking(move || on_disk.write(&path, true).map_err(Error::io("write", &path))).await?;
+    }
+    container.status.send_modify(|status| status.exit = Some(Arc::new(exit)));
+    Ok(())
+}
+
+/// The exit of a container whose end nobody saw: the node went down, or monitor and process were both killed.
+pub fn unwitnessed(record: &ContainerRecord) -> ExitRecord {
+    ExitRecord {
+        exit_code: 255,
+        started_at: record.started_at.unwrap_or(0),
+        finished_at: sys::now(),
+        reason: "Unknown".to_owned(),
+        message: "nobody saw it end: its monitor was gone, or the node was restarted".to_owned(),
+        ..ExitRecord::default()
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Outcome, holder, run_pod_sandbox, stop_container};
 use crate::error::{Error, Kind, Result};
+use crate::model::SandboxRecord;
 use crate::node::{Node, blocking};
 use crate::sandbox::Sandbox;
 use crate::sys;
@@ -50,7 +51,11 @@ pub async fn halt(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     })
     .await?;
     if sandbox.record().stopped_at.is_none() {
-        sandbox.update(node, |record| record.stopped_at = Some(sys::now())).await?;
+        let stopped = |record: &mut SandboxRecord| {
+            record.stopped_at = Some(sys::now());
+            record.attachment = None;
+        };
+        sandbox.update(node, stopped).await?;
     }
     Ok(())
 }

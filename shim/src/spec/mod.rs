@@ -42,7 +42,7 @@ pub use error::SpecError;
 pub use mounts::image_volumes;
 pub use namespaces::{Shared, shared};
 pub use node::Node;
-pub use seccomp::{Profile, SeccompError};
+pub use seccomp::SeccompError;
 pub use user::UserError;
 
 /// Everything that a container's specification follows from.

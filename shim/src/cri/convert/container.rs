@@ -128,7 +128,9 @@ fn mount(mount: v1::Mount, host: &HostFacts) -> Result<Mount> {
         Ok(v1::MountPropagation::PropagationBidirectional) => Propagation::Bidirectional,
         Err(_) => return Err(invalid("mounts.propagation", format_args!("{propagation} is none"))),
     };
-    let source = match image.map(|v1::ImageSpec { image, .. }| image).filter(|image| !image.is_empty()) {
+    let name =
+        |v1::ImageSpec { image, annotations: _, user_specified_image: _, runtime_handler: _, image_ref: _ }| image;
+    let source = match image.map(name).filter(|image| !image.is_empty()) {
         Some(_) if !host_path.is_empty() => {
             return Err(invalid("mounts", format_args!("{container_path} has both an image and a host_path")));
         }

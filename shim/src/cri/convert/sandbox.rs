@@ -66,6 +66,8 @@ pub fn sandbox_config(config: Option<v1::PodSandboxConfig>, host: &HostFacts) ->
         ));
     }
     let annotations = string_map(annotations);
+    // The node's network goes with the node's name.
+    let hostname = if namespaces.network == NamespaceMode::Node { String::new() } else { hostname };
     Ok(SandboxConfig {
         name: SandboxName { name, namespace, uid, attempt },
         hostname,

@@ -48,17 +48,8 @@ pub fn kill(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<(), CgroupError
     }
 }
 
-/// All processes of a container, zombies left out.
-///
-/// # Errors
-/// The kernel's answer; a cgroup that is not there has none.
-#[cfg(test)]
-pub(super) fn pids(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Result<Vec<Pid>, CgroupError> {
-    process_dir(cgroups, cgroup).map_or(Ok(Vec::new()), |dir| pids_below(&dir))
-}
-
 /// Where a container's processes are listed: v2, else the freezer, else any hierarchy that runtimes put them in.
-fn process_dir(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Option<std::path::PathBuf> {
+pub(super) fn process_dir(cgroups: &Hierarchies, cgroup: &OwnCgroup) -> Option<std::path::PathBuf> {
     let by_name = |name: &str| cgroups.with(name);
     let hierarchy = match cgroups.version {
         super::Version::V2 => cgroups.unified(),
@@ -135,7 +126,8 @@ impl<'a> Freezer<'a> {
     }
 }
 
-fn pids_below(top: &Path) -> Result<Vec<Pid>, CgroupError> {
+/// All processes of a cgroup and those below; none if it is not there.
+pub(super) fn pids_below(top: &Path) -> Result<Vec<Pid>, CgroupError> {
     let mut found = Vec::new();
     let mut dirs = vec![top.to_owned()];
     while let Some(dir) = dirs.pop() {

@@ -1,12 +1,13 @@
-//! Cgroups of pods and containers: where they are, and how they end. Limits are the OCI runtime's to set.
+//! Cgroups of pods and containers: where they are, and how they end. Making them and setting limits is the OCI runtime's: it
+//! makes all that lead to a container, with the controllers that are needed, in every hierarchy.
 //!
 //! ```text
 //! <hierarchy>/                        on v1 and hybrid nodes: each of them
 //! ├── kubepods/…/pod<uid>/            made and removed by kubelet
 //! │   └── <container id>/             made by the runtime
-//! └── <instance>/                     ours
-//!     └── <sandbox id>/               ours: a pod without a cgroup parent
-//!         └── <container id>/         made by the runtime
+//! └── <instance>/                     removed by us, when there is no pod left
+//!     └── <sandbox id>/               a pod without a cgroup parent; removed by us
+//!         └── <container id>/         removed by the runtime, and by us where it does not
 //! ```
 //!
 //! A runtime that is killed leaves cgroups behind that no runtime removes. All of them have a path that ends in an id of
@@ -17,6 +18,8 @@ mod kill;
 mod path;
 mod remove;
 
+#[cfg(test)]
+pub use hierarchy::Hierarchy;
 pub use hierarchy::{Hierarchies, Version};
 pub use kill::kill;
 pub use path::{OwnCgroup, container_path, pod_path};

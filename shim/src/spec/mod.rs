@@ -135,7 +135,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<oci::Spec, SpecError> {
     let granted = capabilities::granted(security, host.capabilities)?;
     let (mounts, rootfs_propagation) = mounts::build(inputs, &shared)?;
     let (uid_mappings, gid_mappings) = namespaces::mappings(&shared, features);
-    let mut resources = resources::build(&container.resources, &host.cgroups)?;
+    let mut resources = resources::build(&container.resources, host)?;
     resources.devices = devices::rules(security.privileged, &node.devices);
     let paths_of = |list: &[String]| if security.privileged { Vec::new() } else { list.to_vec() };
     Ok(oci::Spec {

@@ -17,6 +17,9 @@ use crate::host::{Features, HostFacts};
 /// The user that it runs as: nobody's, by the field's custom. A mapping without it gives the last of its ids.
 const USER: u32 = 65_535;
 
+/// As many as the program has: nobody who gets into its cgroup can start another.
+const PIDS: i64 = 1;
+
 /// What a static program without threads calls that waits for signals and reaps, and what a runtime (in Go) calls between
 /// loading the filter and executing the program.
 const CALLS: [&str; 61] = [
@@ -167,9 +170,6 @@ pub fn build(holder: &Holder<'_>) -> Result<Spec, SpecError> {
         ..Default::default()
     })
 }
-
-/// As many as the program has: nobody who gets into its cgroup can start another.
-const PIDS: i64 = 1;
 
 /// A node or runtime without seccomp does without.
 fn filter(host: &HostFacts, features: &Features) -> Option<Seccomp> {

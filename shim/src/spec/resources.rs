@@ -5,7 +5,8 @@
 
 use super::SpecError;
 use super::oci::{self, Cpu, HugepageLimit, Memory};
-use crate::cgroup::{Hierarchies, Version};
+use crate::cgroup::Version;
+use crate::host::HostFacts;
 use crate::model::Resources;
 
 /// The kernel's default of `cpu.cfs_period_us`, for a quota that came without one.
@@ -14,8 +15,9 @@ const DEFAULT_PERIOD: i64 = 100_000;
 /// Everything but the device rules.
 ///
 /// # Errors
-/// A value outside its range, or `unified` entries on a node without cgroup v2.
-pub fn build(resources: &Resources, cgroups: &Hierarchies) -> Result<oci::Resources, SpecError> {
+/// A value outside its range, pages that the node has not, or `unified` entries on a node without cgroup v2.
+pub fn build(resources: &Resources, host: &HostFacts) -> Result<oci::Resources, SpecError> {
+    let cgroups = &host.cgroups;
     let Resources {
         cpu_period,
         cpu_quota,
@@ -40,10 +42,7 @@ pub fn build(resources: &Resources, cgroups: &Hierarchies) -> Result<oci::Resour
         built.memory = memory(*memory_limit, *memory_swap_limit, cgroups.swap)?;
     }
     if cgroups.has("hugetlb") {
-        built.hugepage_limits = hugepage_limits
-            .iter()
-            .map(|(page_size, limit)| HugepageLimit { page_size: page_size.clone(), limit: *limit })
-            .collect();
+        built.hugepage_limits = hugepages(hugepage_limits, &host.huge_pages)?;
     }
     if !unified.is_empty() {
         if cgroups.version != Version::V2 {
@@ -92,6 +91,20 @@ fn memory(limit: i64, swap: i64, has_swap: bool) -> Result<Memory, SpecError> {
     Ok(Memory { limit: set(limit), swap: set(swap).filter(|_| has_swap) })
 }
 
+/// kubelet names every size that the node has, most with a limit of none. A size that it has not needs no such limit.
+fn hugepages(limits: &[(String, u64)], sizes: &[String]) -> Result<Vec<HugepageLimit>, SpecError> {
+    let mut built = Vec::new();
+    for (page_size, limit) in limits {
+        if sizes.contains(page_size) {
+            built.push(HugepageLimit { page_size: page_size.clone(), limit: *limit });
+        } else if *limit > 0 {
+            let problem = format!("{page_size:?} is none of this node's page sizes ({})", sizes.join(", "));
+            return Err(SpecError::invalid("linux.resources.hugepage_limits", problem));
+        }
+    }
+    Ok(built)
+}
+
 /// `memory.high`: no separator, nothing that a path would read otherwise.
 fn is_cgroup_file(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'_' || byte == b'-';
@@ -102,14 +115,11 @@ fn is_cgroup_file(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn node(version: Version, controllers: &[&str], swap: bool) -> Hierarchies {
-        let controllers = controllers.iter().map(|name| (*name).to_owned()).collect();
-        let all = vec![crate::cgroup::Hierarchy {
-            mountpoint: "/sys/fs/cgroup".into(),
-            controllers,
-            unified: version == Version::V2,
-        }];
-        Hierarchies { version, all, unified_options: Vec::new(), swap }
+    fn node(version: Version, controllers: &[&str], swap: bool) -> HostFacts {
+        let mut host = crate::spec::tests::host(version);
+        host.cgroups.all[0].controllers = controllers.iter().map(|name| (*name).to_owned()).collect();
+        host.cgroups.swap = swap;
+        host
     }
 
     const ALL: &[&str] = &["cpu", "cpuset", "memory", "hugetlb"];
@@ -156,6 +166,7 @@ mod tests {
             (Resources { cpu_quota: -2, ..Default::default() }, "linux.resources.cpu_quota: -2 is less than -1"),
             (Resources { memory_limit: -5, ..Default::default() }, "memory_limit_in_bytes: -5"),
             (Resources { memory_limit: 9, memory_swap_limit: 8, ..Default::default() }, "less than the memory limit"),
+            (Resources { hugepage_limits: vec![("2Mi".into(), 1)], ..Default::default() }, "page sizes (2MB)"),
             (Resources { unified: [("../x".into(), "1".into())].into(), ..Default::default() }, "no file of a cgroup"),
         ] {
             let error = on_v2(&resources).unwrap_err().to_string();
@@ -169,7 +180,7 @@ mod tests {
             cpu_shares: 2,
             cpuset_cpus: "0".into(),
             memory_limit: 1 << 20,
-            hugepage_limits: vec![("2MB".into(), 0)],
+            hugepage_limits: vec![("2MB".into(), 0), ("1GB".into(), 0)],
             ..Default::default()
         };
         assert_eq!(build(&resources, &node(Version::V1, &[], false)).unwrap(), oci::Resources::default());

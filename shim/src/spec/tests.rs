@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::oci::NamespaceType;
+use super::seccomp::Profile;
 use super::*;
 use crate::cgroup::{Hierarchies, Hierarchy, Version};
 use crate::host::mountinfo::MountTable;
@@ -14,6 +15,7 @@ use crate::model::{
 
 mod container;
 mod mount;
+mod pod;
 mod run;
 
 pub(super) fn sandbox() -> SandboxConfig {

@@ -1,168 +1,14 @@
 //! What we build, run for real: needs root, busybox-static, util-linux and runc (in PATH, and the one in the test cache
-//! where there is one). A pod is here a process in namespaces of its own.
+//! where there is one).
 
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::{Command, Stdio};
 
+use super::pod::{Mounted, Pod, Removed, each, volume};
 use super::*;
-use crate::cgroup;
 
 /// The static monitor: the program of a PID namespace's holder.
 static MONITOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/crisp-monitor"));
-
-/// Every runc that is there, by path.
-fn runtimes() -> Vec<PathBuf> {
-    let cache = std::env::var_os("CRISP_CACHE").map_or_else(|| PathBuf::from("/var/cache/crisp"), PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).chain(["/usr/sbin".into()]).map(|dir| dir.join("runc"));
-    let found: Vec<PathBuf> =
-        in_path.into_iter().find(|runc| runc.is_file()).into_iter().chain([cache.join("bin/runc")]).collect();
-    let found: Vec<PathBuf> = found.into_iter().filter(|runc| runc.is_file()).collect();
-    assert!(!found.is_empty() && rustix::process::getuid().is_root(), "needs runc and root");
-    found
-}
-
-/// A pod with a bundle in it, and the runtime that runs it.
-struct Pod {
-    case: Case,
-    runtime: PathBuf,
-    id: String,
-    dir: tempfile::TempDir,
-    holder: Child,
-}
-
-impl Pod {
-    fn new(runtime: &Path, user: bool) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
-        let owner = if user { 100_000 } else { 0 };
-        let rootfs = dir.path().join("rootfs");
-        for name in ["", "bin", "etc", "proc", "sys", "dev", "tmp"] {
-            std::fs::create_dir(rootfs.join(name)).unwrap();
-            chown(rootfs.join(name), Some(owner), Some(owner)).unwrap();
-        }
-        std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
-        for applet in ["sh", "mount", "unshare", "touch", "cat", "ls", "id", "grep", "ps", "hostname", "stat", "true"] {
-            symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
-        }
-        for file in ["hosts", "resolv.conf", "hostname"] {
-            std::fs::write(dir.path().join(file), format!("of the pod: {file}\n")).unwrap();
-        }
-        std::fs::create_dir(dir.path().join("shm")).unwrap();
-        std::fs::set_permissions(dir.path().join("shm"), std::fs::Permissions::from_mode(0o1777)).unwrap();
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--net", "--ipc", "--uts"]).args(user.then_some("--user"));
-        let holder = unshare.args(["sleep", "300"]).stdin(Stdio::null()).spawn().unwrap();
-        let namespaces = PathBuf::from(format!("/proc/{}/ns", holder.id()));
-        let mut case = Case::new();
-        case.host = HostFacts::read().unwrap();
-        let features = Command::new(runtime).arg("features").output().unwrap();
-        case.features = Features::parse(&features.stdout).unwrap();
-        case.paths = BundlePaths {
-            rootfs,
-            ipc: namespaces.join("ipc"),
-            uts: namespaces.join("uts"),
-            user: namespaces.join("user"),
-            net: namespaces.join("net"),
-            shm: dir.path().join("shm"),
-            ..BundlePaths::new(dir.path(), dir.path(), Path::new(""))
-        };
-        let id = format!("{:0>64}", format!("{:x}{:x}", holder.id(), std::process::id()));
-        let pod = Self { case, runtime: runtime.to_owned(), id, dir, holder };
-        pod.wait_for("its namespaces", || {
-            let other = |name| {
-                std::fs::read_link(namespaces.join(name)).ok()
-                    != std::fs::read_link(Path::new("/proc/self/ns").join(name)).ok()
-            };
-            other("uts") && (!user || other("user"))
-        });
-        if user {
-            for map in ["uid_map", "gid_map"] {
-                std::fs::write(format!("/proc/{}/{map}", pod.holder.id()), "0 100000 65536").unwrap();
-            }
-        }
-        pod
-    }
-
-    fn wait_for(&self, what: &str, done: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !done() {
-            assert!(Instant::now() < deadline, "no {what} with {}", self.runtime.display());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn cgroup(&self) -> String {
-        format!("/crisp-test-run/{}", self.id)
-    }
-
-    fn call(&self, verb: &[&str]) -> Output {
-        let root = self.dir.path().join("runtime");
-        let mut runtime = Command::new(&self.runtime);
-        runtime.arg("--root").arg(root).args(verb).env_clear().stdin(Stdio::null()).output().unwrap()
-    }
-
-    /// Runs a shell script as the container, and gives what it wrote.
-    fn run(&mut self, script: &str) -> String {
-        let script = format!("exec 2>&1; {script}; exit 0");
-        self.case.container.command = strings(&["/bin/sh", "-c", &script]);
-        self.case.container.envs = vec![("PATH".into(), "/bin".into())];
-        let shared = shared(&self.case.sandbox, &self.case.container).unwrap();
-        self.case.node = Node::read(&self.case.container, &shared).unwrap();
-        let cgroup = self.cgroup();
-        let spec = build(&Inputs {
-            sandbox: &self.case.sandbox,
-            container: &self.case.container,
-            image: &self.case.image,
-            user: &self.case.user,
-            host: &self.case.host,
-            features: &self.case.features,
-            node: &self.case.node,
-            cgroup: &cgroup,
-            paths: &self.case.paths,
-            open_files: self.case.open_files,
-        });
-        self.run_spec(&spec.unwrap())
-    }
-
-    fn run_spec(&self, spec: &oci::Spec) -> String {
-        self.write(spec);
-        let output = self.call(&["run", "--bundle", self.dir.path().to_str().unwrap(), &self.id]);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        // The runtime's own warnings go to its standard error, what the container says to its output.
-        assert!(
-            output.status.success(),
-            "{}: {}{}",
-            self.runtime.display(),
-            text(&output.stderr),
-            text(&output.stdout)
-        );
-        text(&output.stdout)
-    }
-
-    fn write(&self, spec: &oci::Spec) {
-        std::fs::write(self.dir.path().join("config.json"), serde_json::to_vec(spec).unwrap()).unwrap();
-    }
-}
-
-impl Drop for Pod {
-    fn drop(&mut self) {
-        let own = cgroup::OwnCgroup::new(&self.cgroup()).unwrap();
-        self.call(&["delete", "--force", &self.id]);
-        let _ = cgroup::kill(&self.case.host.cgroups, &own);
-        let _ = cgroup::remove(&self.case.host.cgroups, &own);
-        let _ = cgroup::remove_if_empty(&self.case.host.cgroups, "/crisp-test-run");
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
-}
-
-fn each(user: bool, test: impl Fn(Pod)) {
-    for runtime in runtimes() {
-        test(Pod::new(&runtime, user));
-    }
-}
 
 #[test]
 fn an_ordinary_container_is_what_it_was_asked_to_be() {
@@ -194,16 +40,9 @@ fn limits_reach_the_cgroup() {
         let lowest = if host.can_lower_oom_score { -1000 } else { host.oom_score_adj };
         let limit = dir.join(if v2 { "memory.max" } else { "memory.limit_in_bytes" });
         // The node's cgroups, seen from inside while the container runs.
-        pod.case.container.mounts = vec![Mount {
-            container_path: "/cgroup".into(),
-            source: MountSource::Host(dir.parent().unwrap().parent().unwrap().to_str().unwrap().into()),
-            readonly: true,
-            recursive_read_only: false,
-            propagation: Propagation::Private,
-            uid_mappings: Vec::new(),
-            gid_mappings: Vec::new(),
-        }];
-        let file = Path::new("/cgroup").join(limit.strip_prefix(dir.parent().unwrap().parent().unwrap()).unwrap());
+        let pods = dir.parent().unwrap().parent().unwrap();
+        pod.case.container.mounts = vec![volume(pods, "/cgroup", true)];
+        let file = Path::new("/cgroup").join(limit.strip_prefix(pods).unwrap());
         let out = pod.run(&format!("cat {} /proc/self/oom_score_adj", file.display()));
         assert_eq!(out, format!("{}\n{lowest}\n", 64 << 20));
     });
@@ -273,19 +112,10 @@ fn in_a_user_namespace_root_is_nobody() {
     each(true, |mut pod| {
         pod.case.sandbox.namespaces.user = Some(mapping());
         // On a mount with flags that cannot be cleared from inside.
-        let volume = Path::new("/dev/shm").join(format!("crisp-test-{}", pod.id));
-        std::fs::create_dir(&volume).unwrap();
-        std::fs::write(volume.join("file"), "content").unwrap();
-        let volume = scopeguard(volume);
-        pod.case.container.mounts = vec![Mount {
-            container_path: "/data".into(),
-            source: MountSource::Host(volume.0.to_str().unwrap().into()),
-            readonly: true,
-            recursive_read_only: false,
-            propagation: Propagation::Private,
-            uid_mappings: Vec::new(),
-            gid_mappings: Vec::new(),
-        }];
+        let dir = Removed(Path::new("/dev/shm").join(format!("crisp-test-{}", pod.id)));
+        std::fs::create_dir(&dir.0).unwrap();
+        std::fs::write(dir.0.join("file"), "content").unwrap();
+        pod.case.container.mounts = vec![volume(&dir.0, "/data", true)];
         let out = pod.run(
             "cat /proc/self/uid_map; id -u; stat -c %u /bin; touch /made && stat -c %u /made; cat /data/file; echo;\
              stat -c %u /data; touch /data/x; hostname; ls -d /sys/class/net/lo /dev/mqueue /dev/pts/ptmx",
@@ -299,17 +129,66 @@ fn in_a_user_namespace_root_is_nobody() {
     });
 }
 
-/// Removes a directory of a test's own.
-struct Removed(PathBuf);
-
-fn scopeguard(path: PathBuf) -> Removed {
-    Removed(path)
+#[test]
+fn a_mapped_volume_keeps_the_owners_of_the_node() {
+    each(true, |mut pod| {
+        pod.case.sandbox.namespaces.user = Some(mapping());
+        let dir = pod.dir.path().join("volume");
+        std::fs::create_dir(&dir).unwrap();
+        let mut mount = volume(&dir, "/data", false);
+        (mount.uid_mappings, mount.gid_mappings) = (mapping().uids, mapping().gids);
+        pod.case.container.mounts = vec![mount];
+        if !pod.case.features.idmap {
+            let shared = shared(&pod.case.sandbox, &pod.case.container).unwrap();
+            pod.case.node = Node::read(&pod.case.container, &shared).unwrap();
+            return assert!(pod.case.error().contains("id mapping"), "an old runtime would leave it out silently");
+        }
+        assert_eq!(pod.run("stat -c %u /data; touch /data/x; stat -c %u /data/x"), "0\n0\n");
+        let made = std::fs::metadata(dir.join("x")).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 0);
+    });
 }
 
-impl Drop for Removed {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+#[test]
+fn only_recursive_read_only_reaches_what_is_mounted_below() {
+    each(false, |mut pod| {
+        let dir = pod.dir.path().join("volume");
+        let below = Mounted(dir.join("below"));
+        std::fs::create_dir_all(&below.0).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&below.0).status().unwrap();
+        assert!(mounted.success());
+        let mut mount = volume(&dir, "/data", true);
+        let script = "touch /data/x; touch /data/below/x && echo written";
+        pod.case.container.mounts = vec![mount.clone()];
+        let out = pod.run(script);
+        assert!(out.contains("/data/x: Read-only") && out.contains("written"), "{out}");
+        mount.recursive_read_only = true;
+        pod.case.container.mounts = vec![mount];
+        let out = pod.run(script);
+        assert!(out.contains("/data/below/x: Read-only") && !out.contains("written"), "{out}");
+    });
+}
+
+#[test]
+fn a_restricted_container_runs() {
+    each(false, |mut pod| {
+        pod.case.user = ResolvedUser { uid: 1000, gid: 1000, groups: vec![1000] };
+        let security = &mut pod.case.container.security;
+        security.drop_capabilities = strings(&["ALL"]);
+        (security.no_new_privs, security.readonly_rootfs) = (true, true);
+        security.seccomp = SeccompProfile::RuntimeDefault;
+        pod.case.container.devices = vec![crate::model::Device {
+            container_path: "/dev/nothing".into(),
+            host_path: "/dev/null".into(),
+            permissions: "rw".into(),
+        }];
+        let out = pod.run("id -u; grep -E '^(Cap(Bnd|Eff|Inh|Amb)|Seccomp):' /proc/self/status; echo x > /dev/nothing");
+        let none = "0000000000000000";
+        assert_eq!(
+            out,
+            format!("1000\nCapInh:\t{none}\nCapEff:\t{none}\nCapBnd:\t{none}\nCapAmb:\t{none}\nSeccomp:\t2\n")
+        );
+    });
 }
 
 #[test]

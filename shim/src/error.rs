@@ -74,7 +74,7 @@ pub enum Error {
     Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("cgroup")]
     Cgroup(#[from] crate::cgroup::CgroupError),
-    #[error("{error}; and undoing it failed too: {undo}")]
+    #[error("{}; and undoing it failed too: {}", .error.chain(), .undo.chain())]
     Undo { error: Box<Error>, undo: Box<Error> },
     #[error("{0}")]
     Internal(String),
@@ -160,5 +160,41 @@ impl From<&Error> for Status {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         Self::from(&error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_thing_and_every_cause_once() {
+        let error = Error::io("read", Path::new("/x"))(io::Error::from_raw_os_error(libc::ENOENT));
+        let status = Status::from(error);
+        assert_eq!(status.code(), Code::Internal);
+        assert_eq!(status.message(), "read /x: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn when_undoing_fails_too_both_are_told_and_the_first_code_counts() {
+        let error = Box::new(Error::NoImage { image: "i".into() });
+        let undo = Box::new(Error::io("remove", Path::new("/x"))(io::Error::from_raw_os_error(libc::EBUSY)));
+        let status = Status::from(Error::Undo { error, undo });
+        assert_eq!(status.code(), Code::NotFound);
+        assert!(status.message().contains("\"i\"") && status.message().contains("remove /x: Device"), "{status}");
+    }
+
+    #[test]
+    fn a_word_that_kubelet_knows_stands_first() {
+        let text = "cannot mount: ImageVolumeMountFailed: find in the image x".to_owned();
+        let status = Status::from(Error::Runtime { runtime: "runc".into(), verb: "create", id: "1".into(), text });
+        assert_eq!(status.code(), Code::Unknown);
+        assert_eq!(status.message(), "ImageVolumeMountFailed: find in the image x");
+    }
+
+    #[test]
+    fn a_message_that_no_header_could_hold_is_cut_between_characters() {
+        let status = Status::from(Error::Invalid("ü".repeat(MAX_MESSAGE)));
+        assert!(status.message().len() <= MAX_MESSAGE + '…'.len_utf8() && status.message().ends_with("ü…"));
     }
 }

@@ -6,7 +6,7 @@
 //! ├── lock           one server a root        ├── bin/monitor-<hash>
 //! ├── store/         images (crisp-store)     ├── ns/                 private mount namespace (crisp-netns)
 //! ├── cni/ network/  attachments              ├── pods/<id>/{hosts,resolv.conf,hostname}
-//! ├── logs/<id>/     of pods made by the CLI  ├── containers/<id>/{bundle/,lock,monitor.sock,monitor.conf,exit.json}
+//! ├── logs/<pod uid>/ of pods made by the CLI  ├── containers/<id>/{bundle/,lock,monitor.sock,monitor.conf,exit.json}
 //! ├── sandboxes/<id>/record.json              ├── execs/<id>/
 //! ├── containers/<id>/{record,exit}.json      ├── runtimes/<handler>/ the OCI runtimes' own state (--root)
 //! └── volumes/<container id>/<n>/             └── holder/rootfs/      the PID namespace holder's root

@@ -43,6 +43,7 @@ pub async fn serve(place: Place, config: Config, listen: Option<PathBuf>) -> Res
     let server = Server::builder()
         .add_service(limits(RuntimeServiceServer::new(Runtime(Arc::clone(&node)))))
         .add_service(image_limits(ImageServiceServer::new(Images(Arc::clone(&node)))))
+        .add_service(crate::api::service(&node))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown(ended.clone()));
     let over = async {
         shutdown(ended).await;

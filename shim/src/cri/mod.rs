@@ -8,6 +8,7 @@ mod stream;
 
 use tonic::Code;
 
+pub use convert::credentials;
 pub use image_service::Images;
 pub use runtime_service::Runtime;
 

@@ -40,8 +40,8 @@ pub async fn take_apart(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> 
             let own = cgroup::pod_path("", &worker.instance, id)?;
             cgroup::remove(&worker.host.cgroups, &cgroup::OwnCgroup::new(&own)?)?;
         }
-        if record.origin == crate::api::ORIGIN {
-            remove_dir(&worker.paths.logs().join(id))?;
+        if let Some(logs) = crate::api::log_directory(&worker.paths.logs(), &record) {
+            remove_dir(&logs)?;
         }
         worker.disk.remove(&worker.paths.sandbox_record(id))?;
         remove_dir(&worker.paths.sandbox(id))

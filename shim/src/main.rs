@@ -34,15 +34,17 @@ mod sys;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::config::Config;
 use crate::node::Place;
 
-/// A Kubernetes container runtime.
+/// A Kubernetes container runtime: the server, and commands for people.
 #[derive(Debug, Parser)]
-#[command(name = "crisp", version, about)]
+#[command(name = "crisp", version, after_help = cli::args::FIRST_STEPS)]
 struct Arguments {
+    #[command(flatten)]
+    global: cli::args::Global,
     #[command(subcommand)]
     command: Command,
 }
@@ -51,6 +53,8 @@ struct Arguments {
 enum Command {
     /// Run the server that kubelet, crictl and the other verbs talk to.
     Serve(Serve),
+    #[command(flatten)]
+    User(cli::args::Verb),
 }
 
 /// Options of `crisp serve`.
@@ -74,13 +78,16 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
-    let Arguments { command: Command::Serve(serve) } = Arguments::parse();
-    match run(serve) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(text) => {
-            eprintln!("error: {text}");
-            ExitCode::FAILURE
-        }
+    let Arguments { global, command } = Arguments::parse();
+    match command {
+        Command::User(verb) => cli::run(verb, &global, Arguments::command()),
+        Command::Serve(serve) => match run(serve) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(text) => {
+                eprintln!("error: {text}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

@@ -271,6 +271,10 @@ fn explain(error: reqwest::Error) -> String {
     let mut source = error.source();
     while let Some(inner) = source {
         let text = inner.to_string();
+        source = inner.source();
+        if text.starts_with("client error") {
+            continue;
+        }
         // Wrappers repeat what they wrap.
         reasons.retain(|outer| !outer.contains(&text));
         if !reasons.iter().any(|outer| text.contains(outer.as_str())) {
@@ -278,7 +282,6 @@ fn explain(error: reqwest::Error) -> String {
         } else if let Some(last) = reasons.last_mut() {
             *last = text;
         }
-        source = inner.source();
     }
     let text = if reasons.is_empty() { error.to_string() } else { reasons.join(": ") };
     let hint = if text.contains("UnknownIssuer") {

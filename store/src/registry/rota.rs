@@ -4,8 +4,8 @@
 //!   mirror 1 ─► mirror 2 ─► registry ─► (pause) ─► those whose failure may pass ─► …
 //! ```
 //!
-//! A host whose answer is final (not found, refused, invalid) is not asked again; when the registry's own is, mirrors
-//! are not waited for either. Hosts that did not answer lately come after those that did.
+//! A host whose answer is final (not found, refused, invalid) is not asked again; when the registry's own is, each mirror
+//! is still asked once, but there is no second round. Hosts that did not answer lately come after those that did.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -21,6 +21,8 @@ pub(super) struct Rota {
     again: Vec<usize>,
     /// The registry itself, or what stands last for it.
     last: usize,
+    /// The last one's answer is final.
+    decided: bool,
     tries: u32,
     round: u32,
     backoff: Duration,
@@ -35,6 +37,7 @@ impl Rota {
         Self {
             last: hosts.iter().copied().max().unwrap_or_default(),
             queue: hosts.into(),
+            decided: false,
             again: Vec::new(),
             tries,
             round: 0,
@@ -47,7 +50,7 @@ impl Rota {
 
     /// The next host to ask, after the pause that is due; nothing when it is time to give up.
     pub(super) async fn next(&mut self) -> Option<usize> {
-        if self.queue.is_empty() && !self.again.is_empty() && self.round + 1 < self.tries {
+        if self.queue.is_empty() && !self.decided && !self.again.is_empty() && self.round + 1 < self.tries {
             let pause = self.backoff.saturating_mul(1 << self.round.min(6)).max(self.wait);
             tokio::time::sleep(pause.mul_f32(jitter())).await;
             self.again.sort_unstable();
@@ -70,8 +73,7 @@ impl Rota {
             self.wait = self.wait.max(wait);
             self.again.push(host);
         } else if host == self.last && failure.cause.kind() != Kind::RateLimited {
-            self.queue.clear();
-            self.again.clear();
+            self.decided = true;
         }
         let text = failure.to_string();
         self.failures.retain(|(known, other)| *known != host || other.to_string() != text);
@@ -138,6 +140,8 @@ mod tests {
         let mut registry_lacks_it = rota(&[0, 1], 3);
         let answer = |host| status(if host == 1 { 404 } else { 500 }, None);
         assert_eq!(walk(&mut registry_lacks_it, answer).await, [0, 1]);
+        let mut mirror_was_down = rota(&[1, 0], 3);
+        assert_eq!(walk(&mut mirror_was_down, answer).await, [1, 0]);
         assert!(matches!(registry_lacks_it.into_failures()[1].cause, Cause::Status { status: 404, .. }));
     }
 

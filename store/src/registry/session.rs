@@ -121,8 +121,8 @@ impl Session {
         let reference = &self.inner.reference;
         let reply = match endpoint.ask(self.clients(), self.ask_manifest(&Method::HEAD, reference.target())).await {
             Ok(reply) => reply,
-            // Servers that do not know HEAD.
-            Err(Failure { cause: Cause::Status { status: 400 | 405 | 501, .. }, .. }) => return Ok(None),
+            // Not every server knows HEAD, and its refusal has no words: GET either works or says why not.
+            Err(Failure { cause: Cause::Status { status, .. }, .. }) if is_final(status) => return Ok(None),
             Err(failure) => return Err(failure),
         };
         let headers = reply.response.headers();
@@ -334,6 +334,11 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("reference", &self.inner.reference).finish_non_exhaustive()
     }
+}
+
+/// A status that the same request will get again. A 401 is what is left when authentication was tried.
+fn is_final(status: u16) -> bool {
+    matches!(status, 400..=499 | 501) && !matches!(status, 401 | 408 | 429)
 }
 
 fn content_digest(headers: &HeaderMap) -> Option<Digest> {

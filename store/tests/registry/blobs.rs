@@ -32,7 +32,9 @@ async fn pull(
     let served = bytes.clone();
     let server = Server::start(move |request| answer(asked.fetch_add(1, Ordering::SeqCst), request, &served));
     let session = session(&format!("{}/a", server.host));
-    let result = collect(session.blob(&layer(&bytes))).await;
+    let descriptor = layer(&bytes);
+    let whole = collect(session.blob(&descriptor));
+    let result = tokio::time::timeout(Duration::from_secs(20), whole).await.expect("it goes on for ever");
     if let Ok(got) = &result {
         assert!(*got == *bytes, "the bytes differ");
     }

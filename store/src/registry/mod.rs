@@ -22,6 +22,7 @@ mod docker_config;
 mod endpoint;
 mod error;
 mod hosts;
+mod hosts_toml;
 mod http;
 mod resolve;
 mod rota;

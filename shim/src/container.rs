@@ -97,6 +97,14 @@ impl Container {
         Ok(())
     }
 
+    /// Nothing was started that could end: there is nothing to wait for.
+    pub fn never_was(&self) {
+        self.status.send_modify(|status| {
+            status.exit = Some(Arc::default());
+            status.over = true;
+        });
+    }
+
     /// The status as it is now.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()

@@ -129,7 +129,7 @@ pub fn target_process(node: &Node, sandbox: &str, target: &str) -> Result<Proces
 
 async fn build(node: &Arc<Node>, container: &Arc<Container>, plan: Plan, questions: Questions) -> Result<()> {
     let worker = Arc::clone(node);
-    let (child, record, dir) = blocking(move || {
+    let started = blocking(move || {
         let Plan { record, .. } = &plan;
         // The intent; the rest of the record is known once the image has been looked into.
         worker.disk.make_dir(&worker.paths.container(&record.id), 0o700)?;
@@ -139,7 +139,14 @@ async fn build(node: &Arc<Node>, container: &Arc<Container>, plan: Plan, questio
             .map_err(|source| Error::Spawn { id: record.id.clone(), source })?;
         Ok((child, record, launch.dir))
     })
-    .await?;
+    .await;
+    let (child, record, dir) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            container.never_was();
+            return Err(error);
+        }
+    };
     let runtime = record.runtime.clone();
     let (tell, born) = tokio::sync::oneshot::channel();
     let status = container.status.clone();

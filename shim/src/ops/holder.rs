@@ -5,7 +5,7 @@
 //! monitor (role `pause`), and without a record: whatever is found under its id belongs to the sandbox.
 
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,12 +157,13 @@ async fn start(
     let (worker, pod, record) = (Arc::clone(node), sandbox.record(), container.record());
     let dir = node.paths.container_dir(&container.id);
     let run_dir = dir.clone();
-    let child = blocking(move || {
+    let started = blocking(move || {
         let launch = prepare(&worker, &pod, &record, &run_dir)?;
         crisp_monitor::spawn::container(worker.monitor.as_fd(), &launch)
             .map_err(|source| Error::Spawn { id: record.id.clone(), source })
     })
-    .await?;
+    .await;
+    let child = started.inspect_err(|_| container.never_was())?;
     let (tell, born) = tokio::sync::oneshot::channel();
     let status = container.status.clone();
     tokio::spawn(async move { follow(&dir, Some(child), questions, status, Some(tell)).await });
@@ -222,9 +223,12 @@ fn rootfs(node: &Node) -> Result<PathBuf> {
     if program.exists() {
         return Ok(rootfs);
     }
-    make_dir(&rootfs)?;
-    for dir in ["proc", "dev"] {
-        make_dir(&rootfs.join(dir))?;
+    make_dir(&node.paths.holder())?;
+    // Readable: in a user namespace the runtime opens them as one of the others.
+    for dir in ["", "proc", "dev"] {
+        let dir = rootfs.join(dir);
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o755).create(&dir).map_err(Error::io("make directory", &dir))?;
     }
     let temp = rootfs.join(format!(".{}", crate::sys::now()));
     std::fs::copy(&node.monitor_path, &temp).map_err(Error::io("copy the monitor to", &temp))?;

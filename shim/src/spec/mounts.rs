@@ -150,7 +150,7 @@ fn volume(
                 SpecError::invalid("mounts.image", format!("{reference} is not there for {destination}"))
             })?;
             // KEP-4639: neither written nor executed.
-            bind(destination, source.clone(), &["ro", "noexec", "nosuid", "nodev"])
+            bind(destination, source.clone(), &["ro", "nosuid", "nodev"])
         }
         MountSource::Host(path) => {
             let source = node.sources.get(path).ok_or_else(|| {

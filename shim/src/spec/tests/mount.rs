@@ -145,7 +145,7 @@ fn an_image_is_mounted_to_be_read_only() {
     });
     assert!(case.error().contains("m is not there for /model"));
     case.paths.image_mounts.insert("/model/".into(), "/b/views/0".into());
-    assert_eq!(options(&case, "/model"), ["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"]);
+    assert_eq!(options(&case, "/model"), ["rbind", "rprivate", "ro", "nosuid", "nodev"]);
     case.container.mounts[0].propagation = Propagation::Bidirectional;
     assert!(case.error().contains("mounts.propagation"));
 }

@@ -9,8 +9,8 @@
 //!
 //! Every caller has asked the registry for the manifest with its own credentials before it gets here; only the download
 //! is shared. A flight uses the session of the caller that started it. If it fails the others don't fail with it: each
-//! tries once with its own. A flight goes on when its callers go away, for [`GRACE`]: kubelet calls again soon, and
-//! finds it under way. Then it ends, and its files go.
+//! tries once with its own. A flight goes on when its callers go away, for [`crate::Options::linger`]: kubelet calls
+//! again soon, and finds it under way. Then it ends, and its files go.
 //!
 //! Flights have the diff id as their key: a layer that turns out to be bound to one chain (see [`crate::layer`]) is no
 //! use to a waiter with another chain, which then starts its own.
@@ -35,8 +35,6 @@ use crate::sweep::Temp;
 use crate::unpack::{Below, Error as UnpackError, Unpacked};
 use crate::{Inner, lock, recover};
 
-/// How long a download goes on after the last caller went away.
-const GRACE: Duration = Duration::from_secs(30);
 /// Waiters hear of progress in steps of this many bytes.
 const STEP: u64 = 1 << 20;
 
@@ -98,7 +96,7 @@ impl Inner {
             let landing = Landing { inner: &inner, diff: wanted.place().1 };
             let outcome = tokio::select! {
                 outcome = fly(&inner, &wanted, &flight) => outcome,
-                () = deserted(&flight) => Err(LayerError::GivenUp),
+                () = deserted(&flight, inner.linger) => Err(LayerError::GivenUp),
             };
             drop(landing);
             flight.send_modify(|status| {
@@ -143,11 +141,11 @@ async fn wait(status: &mut watch::Receiver<Status>, tell: impl Fn(LayerState)) -
     }
 }
 
-/// Resolves when nobody has waited for [`GRACE`].
-async fn deserted(flight: &watch::Sender<Status>) {
+/// Resolves when nobody has waited for `linger`.
+async fn deserted(flight: &watch::Sender<Status>, linger: Duration) {
     loop {
         flight.closed().await;
-        tokio::time::sleep(GRACE).await;
+        tokio::time::sleep(linger).await;
         if flight.is_closed() {
             return;
         }

@@ -12,23 +12,24 @@
 //! order of changes. Elsewhere (btrfs, f2fs, …) it is `syncfs` after all.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
 use crate::digest::Digest;
-use crate::durable::Result;
+use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerRecord};
 use crate::{Inner, Store, recover, sys};
 
 /// Bytes on their way to the device at a time; files of no data cost only their inodes.
 const BATCH_BYTES: u64 = 8 << 20;
 const BATCH_FILES: usize = 128;
-/// A flush waits for running pulls, which need the disk and the processors, but only so long.
+/// A layer waits for running pulls, which need the disk and the processors, but only so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const EXT4: i64 = 0xef53;
@@ -50,10 +51,10 @@ impl Store {
 
 impl Inner {
     pub(crate) fn flush_layer_soon(self: &Arc<Self>, layer: &Arc<Layer>) {
-        let (inner, layer) = (Arc::downgrade(self), Arc::downgrade(layer));
+        let (inner, layer, since) = (Arc::downgrade(self), Arc::downgrade(layer), Instant::now());
         self.flusher.push(move || {
             let Some(inner) = inner.upgrade() else { return };
-            inner.wait_for_pulls();
+            inner.wait_for_pulls(since);
             // Nobody may need it any more; and nobody may while this holds it, so it is for us to look then.
             let Some(layer) = layer.upgrade() else { return };
             if let Err(error) = inner.flush_layer(&layer)
@@ -76,12 +77,10 @@ impl Inner {
         });
     }
 
-    fn wait_for_pulls(&self) {
-        let step = Duration::from_millis(50);
-        let mut waited = Duration::ZERO;
-        while self.pulls.load(Ordering::Acquire) > 0 && !self.hurry.load(Ordering::Acquire) && waited < PATIENCE {
-            std::thread::sleep(step);
-            waited += step;
+    fn wait_for_pulls(&self, since: Instant) {
+        let wait = || self.pulls.load(Ordering::Acquire) > 0 && !self.hurry.load(Ordering::Acquire);
+        while wait() && since.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -90,13 +89,15 @@ impl Inner {
             return Ok(());
         }
         let dir = self.layout.layer(&layer.short);
-        write_back_tree(&dir.join("fs"));
-        let root = File::open(&dir);
-        let orders =
-            root.as_ref().is_ok_and(|root| rustix::fs::fstatfs(root).is_ok_and(|fs| matches!(fs.f_type, EXT4 | XFS)));
-        if !orders && let Ok(root) = root {
-            let _ = rustix::fs::syncfs(&root);
-        }
+        let flush = || {
+            write_back_tree(&dir.join("fs"))?;
+            let root = File::open(&dir)?;
+            if !matches!(rustix::fs::fstatfs(&root)?.f_type, EXT4 | XFS) {
+                rustix::fs::syncfs(&root)?;
+            }
+            Ok(())
+        };
+        flush().map_err(Error::io("flush", &dir))?;
         let record = LayerRecord { durable: true, ..layer.record.clone() };
         self.disk.write(&dir.join(recover::RECORD), &record)?;
         // The name of the directory itself.
@@ -115,40 +116,36 @@ impl Inner {
         for blob in image.record.blobs.keys() {
             self.disk.sync(&self.layout.blob(blob))?;
         }
-        self.disk.write(&self.layout.image(id), &image.record)
+        Ok(self.disk.write(&self.layout.image(id), &image.record)?)
     }
 }
 
-/// Errors show again at the record's fsync or do not matter: a file that is gone needs no flush.
-fn write_back_tree(root: &Path) {
+/// Writes the data of all files below a directory to the device. A file that is gone meanwhile needs no flush.
+fn write_back_tree(root: &Path) -> io::Result<()> {
     let mut batch: Vec<File> = Vec::new();
     let mut bytes = 0;
     let mut todo: Vec<PathBuf> = vec![root.to_owned()];
-    let finish = |batch: &mut Vec<File>| {
-        for file in batch.drain(..) {
-            let _ = sys::write_back(file.as_fd(), true);
-        }
-    };
+    let finish = |batch: &mut Vec<File>| batch.drain(..).try_for_each(|file| sys::write_back(file.as_fd(), true));
     while let Some(dir) = todo.pop() {
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let Ok(kind) = entry.file_type() else { continue };
+        for entry in std::fs::read_dir(&dir)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
             if kind.is_dir() {
                 todo.push(entry.path());
             }
             if !kind.is_file() {
                 continue;
             }
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME;
-            let Ok(file) = rustix::fs::open(entry.path(), flags, Mode::empty()) else { continue };
-            let size = rustix::fs::fstat(&file).map_or(0, |stat| stat.st_size as u64);
-            let _ = sys::write_back(file.as_fd(), false);
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = rustix::fs::open(entry.path(), flags, Mode::empty())?;
+            bytes += rustix::fs::fstat(&file)?.st_size as u64;
+            sys::write_back(file.as_fd(), false)?;
             batch.push(file.into());
-            bytes += size;
             if bytes >= BATCH_BYTES || batch.len() >= BATCH_FILES {
-                finish(&mut batch);
+                finish(&mut batch)?;
                 bytes = 0;
             }
         }
     }
-    finish(&mut batch);
+    finish(&mut batch)
 }

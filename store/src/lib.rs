@@ -13,12 +13,12 @@
 //! ```
 //!
 //! A [`Store`] is the only writer of such a tree. What is on disk are facts; the index in memory is rebuilt from them at
-//! open ([`recover`]). A crash (`kill -9`) at any instruction leaves only things in `tmp/` and `trash/` or layers that
-//! nothing uses. A power cut may take away what was not flushed yet ([`flush`]); it is pulled again.
+//! open (`recover.rs`). A crash (`kill -9`) at any instruction leaves only things in `tmp/` and `trash/` or layers that
+//! nothing uses. A power cut may take away what was not flushed yet (`flush.rs`); it is pulled again.
 //!
-//! What happens in a pull, in order: [`pull`] asks the registry, [`flight`] shares downloads between pulls, [`pipeline`]
-//! verifies and decompresses, [`unpack`] writes files, [`pull`] publishes the image. Then [`snapshot`] stacks layers for
-//! a container, [`names`] finds and removes images, [`sweep`] removes what nothing uses.
+//! What happens in a pull, in order: `pull.rs` asks the registry, `flight.rs` shares downloads between pulls, `pipeline.rs`
+//! verifies and decompresses, `unpack/` writes files, `pull.rs` publishes the image. Then `snapshot.rs` stacks layers for
+//! a container, `names.rs` finds and removes images, `sweep.rs` removes what nothing uses.
 
 mod background;
 mod config;
@@ -51,7 +51,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use background::Background;
 use digest::Digest;
@@ -81,6 +81,8 @@ pub struct Options {
     pub limits: Limits,
     /// Layers that are downloaded and unpacked at once, over all pulls.
     pub layers_at_once: usize,
+    /// How long a download goes on after the last caller that waited for it went away.
+    pub linger: Duration,
     /// What stands for the present boot; read from the kernel if `None`.
     pub boot_id: Option<String>,
     /// Where records go: the real disk, or one that fails for a test.
@@ -96,6 +98,7 @@ impl Default for Options {
             pinned: Vec::new(),
             limits: Limits::default(),
             layers_at_once: (processors + 1).min(6),
+            linger: Duration::from_secs(30),
             boot_id: None,
             disk: Disk::new(),
         }
@@ -113,6 +116,7 @@ struct Inner {
     registry: registry::Registry,
     pinned: Vec<String>,
     limits: Limits,
+    linger: Duration,
     boot_id: String,
     index: Mutex<Index>,
     /// Held while image records change: the index is not, so readers never wait for a disk.
@@ -167,8 +171,9 @@ impl Store {
     /// # Errors
     /// Another process has it, the registry options make no sense, or the disk fails.
     pub fn open(root: PathBuf, options: Options) -> Result<Self> {
+        sys::return_large_blocks();
         let layout = Layout::new(root);
-        let Options { registry, pinned, limits, layers_at_once, boot_id, disk } = options;
+        let Options { registry, pinned, limits, layers_at_once, linger, boot_id, disk } = options;
         let store = Self(Arc::new(Inner {
             _lock: recover::prepare(&layout, &disk)?,
             registry: registry::Registry::new(registry)
@@ -187,6 +192,7 @@ impl Store {
             disk,
             pinned,
             limits,
+            linger,
         }));
         store.recover()?;
         Ok(store)

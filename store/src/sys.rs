@@ -26,6 +26,17 @@ pub(crate) fn write_back(file: BorrowedFd<'_>, wait: bool) -> io::Result<()> {
     }
 }
 
+/// Has the allocator take large blocks from the system one by one, and give them back when they are freed. By itself
+/// glibc raises the size from which it does so, up to 32 MB, and then keeps what a pull's threads used: 14 MB after a
+/// zstd pull, with this 2 MB, at no more time.
+pub(crate) fn return_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: thread-safe in glibc, sets a number that later allocations go by.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+    }
+}
+
 /// Gives free heap pages back to the system.
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::{Build, Place, Registry, Tar, eventually, in_namespace, pull};
 use crisp_store::digest::Digest;
+use crisp_store::media::Platform;
 use crisp_store::{Error, LayerState, Limits, Options, Progress, ProgressEvent, PullRequest, Removed};
 use serde_json::json;
 
@@ -345,4 +346,78 @@ async fn layers_that_need_those_below_wait_for_them() {
     let other = registry.push("bound:v2", &other).await;
     pull(&store, &other).await.unwrap();
     assert_eq!(place.list("layers").len(), 7 + 3, "the first three and those above the gap anew");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_nobody_waits_for_ends_and_its_files_go() {
+    let registry = Registry::start().await;
+    let name = registry.push("app:v1", &Build::default().layer(Tar::default().noise("noise", 40 << 20, 4))).await;
+    let place = Place::new();
+    let store = place.open_with(Options { linger: Duration::ZERO, ..Options::default() });
+    let alone = tokio::spawn({
+        let (store, name) = (store.clone(), name.clone());
+        async move { pull(&store, &name).await.map(drop) }
+    });
+    eventually("the download starts", || !place.list("tmp").is_empty()).await;
+    alone.abort();
+    eventually("its files go", || place.list("tmp").is_empty() && place.list("trash").is_empty()).await;
+    assert!(place.list("layers").is_empty(), "it was not finished");
+    pull(&store, &name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn if_the_leader_fails_a_follower_goes_on() {
+    let (broken, whole) = (Registry::start().await, Registry::start().await);
+    let build = Build::default().layer(Tar::default().noise("noise", 20 << 20, 5));
+    let first = broken.push("app:v1", &build).await;
+    let second = whole.push("app:v1", &build).await;
+    broken.spoil_blob(&Digest::sha256(&build.layers[0].blob));
+    let place = Place::new();
+    let store = place.open();
+    let leader = tokio::spawn({
+        let store = store.clone();
+        async move { pull(&store, &first).await.map(drop) }
+    });
+    eventually("the leader asks", || !place.list("tmp").is_empty()).await;
+    let follower = pull(&store, &second).await;
+    let error = leader.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("the blob is not what its descriptor says"), "{error}");
+    assert_eq!(follower.unwrap().tags, [second]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_leads_to_the_image_for_this_machine() {
+    let registry = Registry::start().await;
+    let build = |platform| Build { platform: Some(("linux", platform)), ..Build::default().layer(base()) };
+    let mut manifests = Vec::new();
+    for platform in ["amd64", "riscv64"] {
+        let build = build(platform);
+        let name = registry.push(&format!("app:{platform}"), &build).await;
+        let (digest, size) = registry.manifest(&name).await;
+        let platform = json!({"os": "linux", "architecture": platform});
+        manifests
+            .push(json!({"mediaType": common::OCI_MANIFEST, "digest": digest, "size": size, "platform": platform}));
+    }
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": manifests}).to_string();
+    let digest = registry.push_manifest("app", "all", media_type, index.into_bytes()).await;
+    let place = Place::new();
+    let store = place.open();
+    let name = format!("{}/app:all", registry.host);
+    let ask = |platform: Option<Platform>| {
+        let (reference, store) = (name.parse().unwrap(), store.clone());
+        async move { store.pull(PullRequest { reference, credentials: None, platform, progress: None }).await.unwrap() }
+    };
+    let here = ask(None).await;
+    assert_eq!(here.id, Digest::sha256(&build("amd64").config()));
+    assert_eq!(here.repo_digests, [format!("{}/app@{digest}", registry.host)]);
+    let requests = || registry.requests("GET", "/v2/app");
+    let before = requests();
+    let other = ask(Some(Platform::new("linux", "riscv64", None))).await;
+    assert_eq!((other.platform.architecture.as_str(), other.tags.as_slice()), ("riscv64", &[name.clone()][..]));
+    assert!(requests() > before);
+    let before = requests();
+    assert_eq!(ask(None).await.id, here.id, "the index is known, for each platform");
+    assert_eq!(requests(), before);
+    assert_eq!(store.find(&name).unwrap().id, here.id, "the tag is where it was asked for last");
 }

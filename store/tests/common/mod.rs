@@ -90,6 +90,25 @@ impl Registry {
         format!("{}/{name}", self.host)
     }
 
+    /// Digest and size of the manifest that a tag names.
+    pub async fn manifest(&self, name: &str) -> (Digest, usize) {
+        let (repository, tag) = name.strip_prefix(&format!("{}/", self.host)).unwrap().split_once(':').unwrap();
+        let place = format!("http://{}/v2/{repository}/manifests/{tag}", self.host);
+        let answer = self.http.get(place).header("accept", OCI_MANIFEST).send().await.unwrap();
+        let bytes = answer.error_for_status().unwrap().bytes().await.unwrap();
+        (Digest::sha256(&bytes), bytes.len())
+    }
+
+    /// Has the last byte of a blob change on the registry's disk.
+    pub fn spoil_blob(&self, digest: &Digest) {
+        let hex = digest.hex();
+        let blobs = self.dir.path().join("storage/docker/registry/v2/blobs/sha256");
+        let path = blobs.join(&hex[..2]).join(hex).join("data");
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+
     /// How many requests with this method and this part in their path the registry has answered.
     pub fn requests(&self, method: &str, part: &str) -> usize {
         let log = fs::read_to_string(self.dir.path().join("log")).unwrap();

@@ -318,3 +318,57 @@ async fn child_with_a_small_disk() {
     check(&store, &root);
     clear(&store, &root, &format!("{host}/small:v1")).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_is_dropped_and_the_rest_stays() {
+    let registry = Registry::start().await;
+    let names = [registry.push("one:v1", &image(1, 5000)).await, registry.push("two:v1", &image(2, 5000)).await];
+    let damage: [(&str, fn(&Path)); 6] = [
+        ("a layer is gone", |root| fs::remove_dir_all(layer_of(root, "1")).unwrap()),
+        ("a layer's record is empty", |root| fs::write(layer_of(root, "1").join("record.json"), "").unwrap()),
+        ("an image's record is cut off", |root| cut(&record_of(root, "one"), 100)),
+        ("a blob is empty", |root| cut(&blob_of(root), 0)),
+        ("a blob is gone", |root| fs::remove_file(blob_of(root)).unwrap()),
+        ("a record is under another name", |root| {
+            let name = format!("sha256:{}.json", "0".repeat(64));
+            fs::rename(record_of(root, "one"), root.join("images").join(name)).unwrap();
+        }),
+    ];
+    for (what, damage) in damage {
+        let place = Place::new();
+        let store = place.open();
+        for name in &names {
+            let image = pull(&store, name).await.unwrap();
+            store.prepare(&name.replace([':', '/'], "-"), &image).unwrap();
+        }
+        store.flush().await;
+        drop(store);
+        damage(&place.root());
+        let store = place.open();
+        let left: Vec<_> = store.images().iter().flat_map(|image| image.tags.clone()).collect();
+        assert_eq!(left, names[1..], "{what}");
+        check(&store, &place.root());
+        clear(&store, &place.root(), &names[0]).await;
+    }
+}
+
+/// The layer that only the image with this seed has.
+fn layer_of(root: &Path, seed: &str) -> PathBuf {
+    let layers = list(&root.join("layers")).into_iter().map(|layer| root.join("layers").join(layer));
+    layers.into_iter().find(|layer| fs::read_to_string(layer.join("fs/etc/own")).is_ok_and(|own| own == seed)).unwrap()
+}
+
+fn record_of(root: &Path, name: &str) -> PathBuf {
+    let records = list(&root.join("images")).into_iter().map(|record| root.join("images").join(record));
+    records.into_iter().find(|record| fs::read_to_string(record).unwrap().contains(&format!("/{name}:"))).unwrap()
+}
+
+/// The configuration of the first image.
+fn blob_of(root: &Path) -> PathBuf {
+    let record = record_of(root, "one");
+    root.join("blobs").join(record.file_stem().unwrap())
+}
+
+fn cut(path: &Path, len: u64) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+}

@@ -217,6 +217,9 @@ pub struct ContainerRecord {
     pub user: ResolvedUser,
     /// The signal that stops it.
     pub stop_signal: i32,
+    /// Ids of the mounted images, by the mount's `container_path`.
+    #[serde(default)]
+    pub image_mounts: StringMap,
     /// Destinations of the image's anonymous volumes.
     pub image_volumes: Vec<String>,
     /// Wall clock, ns.

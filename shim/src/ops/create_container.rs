@@ -72,6 +72,7 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, config: ContainerConfig)
         log_path,
         user: ResolvedUser::default(),
         stop_signal: launch::stop_signal(&config, &image.config.stop_signal)?,
+        image_mounts: Default::default(),
         image_volumes: Vec::new(),
         created_at: sys::now(),
         epoch: node.epoch.clone(),

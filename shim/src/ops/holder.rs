@@ -136,6 +136,7 @@ fn new(node: &Node, sandbox: &SandboxRecord) -> Result<(Arc<Container>, Question
         log_path: String::new(),
         user: ResolvedUser::default(),
         stop_signal: libc::SIGKILL,
+        image_mounts: Default::default(),
         image_volumes: Vec::new(),
         created_at: sandbox.created_at,
         epoch: sandbox.epoch.clone(),

@@ -11,7 +11,9 @@ use crisp_store::{Image, Snapshot};
 
 use crate::cgroup;
 use crate::error::{Error, Result};
-use crate::model::{ContainerConfig, ContainerRecord, ImageDefaults, MountSource, Process, SandboxRecord, UserMapping};
+use crate::model::{
+    ContainerConfig, ContainerRecord, ImageDefaults, MountSource, Process, SandboxRecord, StringMap, UserMapping,
+};
 use crate::node::{Node, make_dir};
 use crate::runtimes::Runtime;
 use crate::spec::{self, BundlePaths, Inputs};
@@ -58,7 +60,7 @@ pub fn prepare(node: &Node, plan: Plan) -> Result<(Launch, ContainerRecord)> {
     paths.pid = pid_owner.map(|process| PathBuf::from(format!("/proc/{}/ns/pid", process.pid)));
     let destinations = spec::image_volumes(&defaults, config);
     paths.image_volumes = image_volumes(node, &record.id, &snapshot, &destinations, shared.user)?;
-    let views = image_mounts(node, &record.id, config, &bundle, &mut paths.image_mounts)?;
+    let (views, image_ids) = image_mounts(node, &record.id, config, &bundle, &mut paths.image_mounts)?;
     let inputs = Inputs {
         sandbox: &sandbox.config,
         container: config,
@@ -101,6 +103,7 @@ pub fn prepare(node: &Node, plan: Plan) -> Result<(Launch, ContainerRecord)> {
         runtime_timeout: runtime.timeout,
         ..Launch::new(&record.id, &dir, runtime.call)
     };
+    record.image_mounts = image_ids;
     record.user = user;
     record.image_volumes = destinations;
     Ok((launch, record))
@@ -241,8 +244,8 @@ fn image_mounts(
     config: &ContainerConfig,
     bundle: &Path,
     targets: &mut BTreeMap<String, PathBuf>,
-) -> Result<Vec<View>> {
-    let mut views = Vec::new();
+) -> Result<(Vec<View>, StringMap)> {
+    let (mut views, mut ids) = (Vec::new(), StringMap::new());
     for mount in &config.mounts {
         let MountSource::Image { reference, sub_path } = &mount.source else { continue };
         let image = match node.store.find(reference) {
@@ -252,6 +255,7 @@ fn image_mounts(
             found => found?,
         };
         let view = node.store.view(&view_id(id, views.len()), &image)?;
+        ids.insert(mount.container_path.clone(), image.id.to_string());
         let target = PathBuf::from(format!("views/{}", views.len()));
         targets.insert(mount.container_path.clone(), bundle.join(&target));
         views.push(View {
@@ -261,7 +265,7 @@ fn image_mounts(
             sub_path: sub_path.into(),
         });
     }
-    Ok(views)
+    Ok((views, ids))
 }
 
 /// The store's name for a container's n-th mounted image.

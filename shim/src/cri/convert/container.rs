@@ -134,12 +134,15 @@ fn mount(mount: v1::Mount, host: &HostFacts) -> Result<Mount> {
         Some(_) if !host_path.is_empty() => {
             return Err(invalid("mounts", format_args!("{container_path} has both an image and a host_path")));
         }
+        Some(_) if !readonly => {
+            return Err(invalid("mounts.readonly", format_args!("{container_path} is an image, which is read-only")));
+        }
         Some(reference) => MountSource::Image { reference, sub_path: image_sub_path },
         None => MountSource::Host(host_path),
     };
     Ok(Mount {
         container_path,
-        readonly: readonly || matches!(source, MountSource::Image { .. }),
+        readonly,
         source,
         recursive_read_only,
         propagation,

@@ -89,7 +89,7 @@ pub fn container_status(node: &Node, container: &Container) -> v1::ContainerStat
         message,
         labels: config.labels.clone().into_iter().collect(),
         annotations: config.annotations.clone().into_iter().collect(),
-        mounts: config.mounts.iter().map(mount).collect(),
+        mounts: config.mounts.iter().map(|one| mount(one, &record)).collect(),
         log_path: record.log_path.clone(),
         resources: Some(v1::ContainerResources { linux: Some(resources_out(&config.resources)), windows: None }),
         image_id: record.image_id.clone(),
@@ -133,7 +133,7 @@ fn ending(record: &ContainerRecord, exit: Option<&ExitRecord>, state: State) -> 
     (code, reason, message)
 }
 
-fn mount(mount: &Mount) -> v1::Mount {
+fn mount(mount: &Mount, record: &ContainerRecord) -> v1::Mount {
     let Mount { container_path, source, readonly, recursive_read_only, propagation, uid_mappings, gid_mappings } =
         mount;
     let ids = |maps: &[IdMapping]| {
@@ -144,7 +144,8 @@ fn mount(mount: &Mount) -> v1::Mount {
     let (host_path, image, image_sub_path) = match source {
         MountSource::Host(path) => (path.clone(), None, String::new()),
         MountSource::Image { reference, sub_path } => {
-            let image = v1::ImageSpec { image: reference.clone(), ..v1::ImageSpec::default() };
+            let image_ref = record.image_mounts.get(container_path).cloned().unwrap_or_default();
+            let image = v1::ImageSpec { image: reference.clone(), image_ref, ..v1::ImageSpec::default() };
             (String::new(), Some(image), sub_path.clone())
         }
     };
@@ -210,6 +211,7 @@ mod tests {
             cgroup: String::new(),
             user: ResolvedUser::default(),
             stop_signal: 15,
+            image_mounts: Default::default(),
             image_volumes: Vec::new(),
             created_at: 1,
             epoch: Epoch { boot_id: String::new(), init_start: 0 },

@@ -1,12 +1,14 @@
 //! Pulls images into a store and says what it took: `cargo run --release --example pull -- ROOT IMAGE…`
 //!
-//! Prints wall time, CPU time, peak memory, and how long the flush to the device took after that. `ROOT` must be a
-//! directory of no value: it is used as a store and stays.
+//! Prints wall time, CPU time, peak memory, how long the flush to the device took after that, and how long records that
+//! were written durably meanwhile took. `ROOT` must be a directory of no value: it is used as a store and stays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use crisp_store::durable::Disk;
 use crisp_store::{LayerState, Options, Progress, ProgressEvent, PullRequest, Store};
 
 struct Bars(Instant);
@@ -27,9 +29,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args_os().skip(1);
     let root = PathBuf::from(args.next().ok_or("usage: pull ROOT IMAGE…")?);
     let start = Instant::now();
-    let store = Store::open(root, Options::default())?;
+    let store = Store::open(root.clone(), Options::default())?;
     println!("open {:.3} s, {} images", start.elapsed().as_secs_f32(), store.images().len());
     for image in args {
+        let watch = Records::start(&root);
         let reference = image.to_str().ok_or("not UTF-8")?.parse()?;
         let start = Instant::now();
         let cpu = cpu();
@@ -48,11 +51,51 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             image.unpacked / 1_000_000,
             status("VmHWM"),
         );
+        println!("records meanwhile: {}", watch.stop());
+        let watch = Records::start(&root);
         let start = Instant::now();
         store.flush().await;
         println!("flush {:.3} s, now {} kB", start.elapsed().as_secs_f32(), status("RssAnon"));
+        println!("records meanwhile: {}", watch.stop());
     }
     Ok(())
+}
+
+/// Writes a small record every 10 ms, as the server does when pods start.
+struct Records {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Vec<Duration>>,
+}
+
+impl Records {
+    fn start(root: &Path) -> Self {
+        let path = root.with_extension("record");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut took = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                if let Err(error) = Disk::new().write_bytes(&path, &[b'x'; 4000], true) {
+                    eprintln!("{error}");
+                }
+                took.push(start.elapsed());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            took.sort();
+            took
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> String {
+        self.stop.store(true, Ordering::Relaxed);
+        let took = self.thread.join().unwrap_or_default();
+        let at = |part: usize| {
+            took.get((took.len() * part / 100).min(took.len().saturating_sub(1))).copied().unwrap_or_default()
+        };
+        format!("{} writes, p50 {:?}, p95 {:?}, longest {:?}", took.len(), at(50), at(95), at(100))
+    }
 }
 
 /// Seconds of user and system time of this process.

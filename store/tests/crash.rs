@@ -319,11 +319,13 @@ async fn child_with_a_small_disk() {
     clear(&store, &root, &format!("{host}/small:v1")).await;
 }
 
+type Damage = fn(&Path);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_damaged_is_dropped_and_the_rest_stays() {
     let registry = Registry::start().await;
     let names = [registry.push("one:v1", &image(1, 5000)).await, registry.push("two:v1", &image(2, 5000)).await];
-    let damage: [(&str, fn(&Path)); 6] = [
+    let damage: [(&str, Damage); 6] = [
         ("a layer is gone", |root| fs::remove_dir_all(layer_of(root, "1")).unwrap()),
         ("a layer's record is empty", |root| fs::write(layer_of(root, "1").join("record.json"), "").unwrap()),
         ("an image's record is cut off", |root| cut(&record_of(root, "one"), 100)),

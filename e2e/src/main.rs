@@ -1,2 +1,115 @@
-//! Placeholder.
-fn main() {}
+//! Everything that looks at crisp from outside: black-box cases, real clients, benches, the demo.
+//!
+//! ```text
+//! demo      one pod, shown to a person                demo.rs, on the machine itself
+//! verify    units, blackbox, clients                  verify.rs, the latter two in a world of their own (world.rs)
+//! run       the cases against one server              run.rs → cases/*.rs, leaks.rs
+//! bench     the table of figures, beside containerd   bench.rs
+//! setup     parts.rs (Debian packages, Go parts), registry.rs, images.rs
+//! ```
+
+mod cases;
+mod client;
+mod fail;
+mod images;
+mod leaks;
+mod logs;
+mod parts;
+mod push;
+mod registry;
+mod run;
+mod server;
+mod sh;
+mod tar;
+mod world;
+
+use clap::{Parser, Subcommand};
+use fail::Res;
+use std::{path::PathBuf, process::ExitCode};
+
+#[derive(Debug, Parser)]
+#[command(about = "Tests, benches and the demo of crisp")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the black-box cases
+    Run {
+        /// A server that runs already; what needs a server of its own is skipped
+        #[arg(long)]
+        endpoint: Option<String>,
+        /// The registry that such a server pulls from
+        #[arg(long, default_value = "127.0.0.1:5000")]
+        registry: String,
+        /// Run them against containerd 2.4.2 instead
+        #[arg(long)]
+        containerd: bool,
+        /// The crisp to test instead of target/release/crisp
+        #[arg(long)]
+        crisp: Option<PathBuf>,
+        /// Only cases whose `topic::name` holds one of these words
+        words: Vec<String>,
+    },
+    /// Install and build what the tests need
+    Setup,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    // oci-client's TLS, which plain HTTP never reaches, wants to know its cryptography all the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let verb = Cli::parse().verb;
+    let work = dispatch(verb);
+    let result = tokio::select! {
+        r = work => r,
+        _ = tokio::signal::ctrl_c() => fail::wrong("interrupted"),
+    };
+    match result {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(e) => {
+            eprintln!("crisp-e2e: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(verb: Verb) -> Res<i32> {
+    match verb {
+        Verb::Setup => {
+            setup().await?;
+            Ok(0)
+        }
+        Verb::Run { endpoint: Some(e), registry, words, .. } => Ok(i32::from(run::endpoint(&e, &registry, &words).await?.failed > 0)),
+        Verb::Run { containerd, crisp, words, .. } => {
+            setup().await?;
+            if let Some(code) = world::enter().await? {
+                return Ok(code);
+            }
+            let kind = if containerd { server::Kind::Containerd } else { server::Kind::Crisp };
+            let (sums, _world) = run::server(world::World::new(crisp).await?, kind, &words).await?;
+            Ok(i32::from(sums.failed > 0))
+        }
+    }
+}
+
+/// Debian packages and Go parts; before the namespaces are entered, because there is no way out from in there.
+async fn setup() -> Res {
+    if world::inside() {
+        return Ok(());
+    }
+    parts::apt(parts::DEMO).await?;
+    parts::apt(parts::TESTS).await?;
+    parts::Parts::all().await?;
+    let dir = std::env::temp_dir().join(world::mark()).join("setup");
+    let storage = parts::cache().join("registry");
+    let filled = async {
+        let r = registry::Registry::start(&storage, &dir).await?;
+        images::fill(&r.host, &storage).await
+    };
+    let filled = filled.await;
+    let _ = std::fs::remove_dir_all(dir.parent().unwrap_or(&dir));
+    filled
+}

@@ -8,9 +8,13 @@
 //! setup     parts.rs (Debian packages, Go parts), registry.rs, images.rs
 //! ```
 
+mod budget;
 mod cases;
 mod client;
+mod clients;
+mod demo;
 mod fail;
+mod hostile;
 mod images;
 mod leaks;
 mod logs;
@@ -21,6 +25,7 @@ mod run;
 mod server;
 mod sh;
 mod tar;
+mod verify;
 mod world;
 
 use clap::{Parser, Subcommand};
@@ -53,6 +58,24 @@ enum Verb {
         /// Only cases whose `topic::name` holds one of these words
         words: Vec<String>,
     },
+    /// Show the main job on this machine: a registry, a server, a pod with a web page
+    Demo,
+    /// Run all tests, or one layer of them
+    Verify {
+        #[arg(value_enum)]
+        layer: Option<verify::Layer>,
+    },
+    /// Run the real clients: crictl, older, kubelet, critest
+    Clients {
+        /// Against containerd 2.4.2 instead
+        #[arg(long)]
+        containerd: bool,
+        /// The crisp to test instead of target/release/crisp
+        #[arg(long)]
+        crisp: Option<PathBuf>,
+        /// Only those whose name holds one of these words
+        words: Vec<String>,
+    },
     /// Install and build what the tests need
     Setup,
 }
@@ -82,17 +105,31 @@ async fn dispatch(verb: Verb) -> Res<i32> {
             setup().await?;
             Ok(0)
         }
+        Verb::Demo => demo::demo().await.map(|()| 0),
+        Verb::Verify { layer } => verify::verify(layer).await,
+        Verb::Clients { containerd, crisp, words } => {
+            setup().await?;
+            if let Some(code) = world::enter().await? {
+                return Ok(code);
+            }
+            let world = world::World::new(crisp).await?;
+            let sums = clients::all(&world, kind(containerd), &words).await?;
+            Ok(i32::from(sums.failed > 0))
+        }
         Verb::Run { endpoint: Some(e), registry, words, .. } => Ok(i32::from(run::endpoint(&e, &registry, &words).await?.failed > 0)),
         Verb::Run { containerd, crisp, words, .. } => {
             setup().await?;
             if let Some(code) = world::enter().await? {
                 return Ok(code);
             }
-            let kind = if containerd { server::Kind::Containerd } else { server::Kind::Crisp };
-            let (sums, _world) = run::server(world::World::new(crisp).await?, kind, &words).await?;
+            let (sums, _world) = run::server(world::World::new(crisp).await?, kind(containerd), &words).await?;
             Ok(i32::from(sums.failed > 0))
         }
     }
+}
+
+fn kind(containerd: bool) -> server::Kind {
+    if containerd { server::Kind::Containerd } else { server::Kind::Crisp }
 }
 
 /// Debian packages and Go parts; before the namespaces are entered, because there is no way out from in there.

@@ -102,6 +102,36 @@ impl Server {
         Ok(server)
     }
 
+    /// crisp below `dir` on the machine itself, with no configuration at all.
+    pub(crate) async fn plain(dir: &Path, crisp: &Path) -> Res<Self> {
+        let instance = format!("d{}z", crate::world::pid() % 100_000);
+        let dir = dir.join(&instance);
+        let (root, state, sock) = (dir.join("root"), dir.join("state"), dir.join("s.sock"));
+        fs::create_dir_all(&dir)?;
+        let mut server = Self { kind: Kind::Crisp, instance, dir, root, state, sock, command: Vec::new(), path: std::env::var("PATH").unwrap_or_default(), child: None };
+        server.command = server.serve(crisp, None);
+        server.spawn()?;
+        server.wait(true).await?;
+        Ok(server)
+    }
+
+    /// `crisp serve` with our directories and names.
+    fn serve(&self, crisp: &Path, config: Option<&Path>) -> Vec<String> {
+        let s = |p: &Path| p.to_string_lossy().into_owned();
+        let mut command = vec![s(crisp), "serve".into()];
+        if let Some(c) = config {
+            command.extend(["--config".into(), s(c)]);
+        }
+        command.extend(["--instance".into(), self.instance.clone(), "--root".into(), s(&self.root), "--state".into(), s(&self.state)]);
+        command.extend(["--listen".into(), format!("unix://{}", self.sock.display())]);
+        command
+    }
+
+    /// What was executed, as a person would type it.
+    pub(crate) fn command_line(&self) -> String {
+        self.command.join(" ")
+    }
+
     fn crisp(&mut self, world: &World, opts: &Opts, bins: &Path, runtime: &Path) -> Res {
         let mode = if opts.net == Net::Builtin { "builtin" } else { "cni" };
         let d = self.dir.display();
@@ -112,11 +142,7 @@ impl Server {
         );
         let file = self.dir.join("config.toml");
         fs::write(&file, config)?;
-        let s = |p: &Path| p.to_string_lossy().into_owned();
-        self.command = vec![
-            s(&world.crisp), "serve".into(), "--config".into(), s(&file), "--instance".into(), self.instance.clone(),
-            "--root".into(), s(&self.root), "--state".into(), s(&self.state), "--listen".into(), format!("unix://{}", self.sock.display()),
-        ];
+        self.command = self.serve(&world.crisp, Some(&file));
         Ok(())
     }
 

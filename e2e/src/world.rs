@@ -94,7 +94,7 @@ pub(crate) async fn enter() -> Res<Option<i32>> {
     }
     let exe = std::env::current_exe()?;
     let mut child = tokio::process::Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--propagation", "slave", "--mount-proc", "--"])
+        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--propagation", "private", "--mount-proc", "--"])
         .args(["sh", "-c", "\"$@\" & wait $!", "e2e-init"]).arg(exe).args(std::env::args_os().skip(1))
         .env(INSIDE, std::process::id().to_string()).env("NO_PROXY", "127.0.0.1,localhost").env("no_proxy", "127.0.0.1,localhost")
         .spawn()?;
@@ -112,7 +112,7 @@ async fn furnish() -> Res {
     let resolv = fs::canonicalize("/etc/resolv.conf").unwrap_or_default();
     let text = fs::read(&resolv).unwrap_or_default();
     let script = "mount --make-rshared /; mount -t tmpfs -o mode=755 e2e-run /run; mkdir -p /var/lib/cni /run/lock; \
-                  mount -t tmpfs -o mode=755 e2e-cni /var/lib/cni; ip link set lo up; ip link add eth0 type veth peer name uplink; ip link set uplink up; \
+                  mount -t tmpfs -o mode=755 e2e-cni /var/lib/cni; mount -t tmpfs -o mode=755 e2e-log /var/log; ip link set lo up; ip link add eth0 type veth peer name uplink; ip link set uplink up; \
                   ip addr add 192.0.2.2/24 dev eth0; ip link set eth0 up; ip route add default via 192.0.2.1; \
                   ip -6 addr add 2001:db8::2/64 dev eth0 nodad && ip -6 route add default via 2001:db8::1 || true";
     sh::script(Path::new("/"), script, 20).await?;

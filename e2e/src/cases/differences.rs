@@ -10,4 +10,11 @@ pub(crate) const CONTAINERD: &[(&str, &str)] = &[
     ("container::unstarted_is_replaced", "as for sandboxes"),
     ("exec::large_output_is_capped", "its cap, 16 MiB of stdout alone, makes a message that gRPC clients refuse"),
     ("exec::a_child_in_the_background", "it waits for all who hold stdout, unless configured otherwise, longer than the call's time limit"),
+    ("log::path_outside_is_refused", "it writes wherever the path leads"),
+    ("log::symlinked_directory_is_refused", "as above"),
+    ("security::unknown_user_is_refused", "it refuses, without the name"),
+    ("security::add_and_drop_capabilities", "it takes names without CAP_ only, and ignores the rest"),
+    ("security::unknown_capability_is_refused", "as above"),
+    ("image::list_filter", "it ignores the filter of ListImages"),
+    ("image::links_owners_and_modes", "a hard link into a lower layer fails its whole pull"),
 ];

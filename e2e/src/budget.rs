@@ -1,6 +1,9 @@
 //! What a running container may cost, and the server.
 
-use crate::{fail::{Res, ensure}, server::{Kind, Server}};
+use crate::{
+    fail::{Res, ensure},
+    server::{Kind, Server},
+};
 use std::{fs, path::Path};
 
 /// A monitor's own memory (RssAnon), all of it (VmRSS), and a server with 40 pods (Pss), in kB.
@@ -19,7 +22,10 @@ pub(crate) fn check(server: &Server) -> Res {
     for m in monitors {
         let status = fs::read_to_string(format!("/proc/{m}/status"))?;
         let (anon, rss, threads) = (field(&status, "RssAnon:"), field(&status, "VmRSS:"), field(&status, "Threads:"));
-        ensure!(anon <= MONITOR_ANON && rss <= MONITOR_RSS && threads == 1, "monitor {m}: RssAnon {anon} kB, VmRSS {rss} kB, {threads} threads");
+        ensure!(
+            anon <= MONITOR_ANON && rss <= MONITOR_RSS && threads == 1,
+            "monitor {m}: RssAnon {anon} kB, VmRSS {rss} kB, {threads} threads"
+        );
     }
     let pss = field(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?, "Pss:");
     ensure!(pss <= SERVER_PSS, "the server's Pss is {pss} kB");

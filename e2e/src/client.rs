@@ -1,11 +1,15 @@
 //! Our side of the socket: a CRI client with the words that cases use.
 
 use crate::fail::{Fail, Res, wrong};
-use crisp_cri_proto::v1::{
-    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient, *,
+use crisp_cri_proto::v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient, *};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
 };
-use std::{path::Path, time::{Duration, Instant}};
-use tonic::{Status, transport::{Channel, Endpoint, Uri}};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint, Uri},
+};
 
 /// The namespace of all pods that this program makes, so that cleaning up meets no others.
 pub(crate) const NAMESPACE: &str = "crisp-e2e";
@@ -34,19 +38,24 @@ impl Cri {
         let channel = Endpoint::try_from("http://localhost")?
             .connect_with_connector(tower::service_fn(move |_: Uri| {
                 let path = path.clone();
-                async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
+                async move {
+                    Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?))
+                }
             }))
             .await?;
         let max = 64 << 20;
         Ok(Self {
-            rt: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(max).max_encoding_message_size(max),
+            rt: RuntimeServiceClient::new(channel.clone())
+                .max_decoding_message_size(max)
+                .max_encoding_message_size(max),
             im: ImageServiceClient::new(channel).max_decoding_message_size(max).max_encoding_message_size(max),
         })
     }
 
     /// The conditions of Status: type, whether it holds, reason and message.
     pub(crate) async fn conditions(&self) -> Res<Vec<(String, bool, String)>> {
-        let status = self.rt.clone().status(StatusRequest { verbose: false }).await?.into_inner().status.unwrap_or_default();
+        let status =
+            self.rt.clone().status(StatusRequest { verbose: false }).await?.into_inner().status.unwrap_or_default();
         Ok(status.conditions.into_iter().map(|c| (c.r#type, c.status, format!("{} {}", c.reason, c.message))).collect())
     }
 
@@ -102,9 +111,17 @@ impl Cri {
         Ok(self.rt.clone().list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) }).await?.into_inner().items)
     }
 
-    pub(crate) async fn create(&self, pod: &str, config: &ContainerConfig, sandbox: &PodSandboxConfig) -> Result<String, Status> {
-        let request =
-            CreateContainerRequest { pod_sandbox_id: pod.into(), config: Some(config.clone()), sandbox_config: Some(sandbox.clone()) };
+    pub(crate) async fn create(
+        &self,
+        pod: &str,
+        config: &ContainerConfig,
+        sandbox: &PodSandboxConfig,
+    ) -> Result<String, Status> {
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod.into(),
+            config: Some(config.clone()),
+            sandbox_config: Some(sandbox.clone()),
+        };
         Ok(self.rt.clone().create_container(request).await?.into_inner().container_id)
     }
 
@@ -126,12 +143,19 @@ impl Cri {
     }
 
     pub(crate) async fn containers(&self, filter: ContainerFilter) -> Result<Vec<Container>, Status> {
-        Ok(self.rt.clone().list_containers(ListContainersRequest { filter: Some(filter) }).await?.into_inner().containers)
+        Ok(self
+            .rt
+            .clone()
+            .list_containers(ListContainersRequest { filter: Some(filter) })
+            .await?
+            .into_inner()
+            .containers)
     }
 
     pub(crate) async fn exec(&self, id: &str, cmd: &[&str], timeout: i64) -> Result<Said, Status> {
         let cmd = cmd.iter().map(|s| (*s).to_owned()).collect();
-        let r = self.rt.clone().exec_sync(ExecSyncRequest { container_id: id.into(), cmd, timeout }).await?.into_inner();
+        let r =
+            self.rt.clone().exec_sync(ExecSyncRequest { container_id: id.into(), cmd, timeout }).await?.into_inner();
         let text = |b: Vec<u8>| String::from_utf8_lossy(&b).into_owned();
         Ok(Said { code: r.exit_code, stdout: text(r.stdout), stderr: text(r.stderr) })
     }
@@ -140,7 +164,10 @@ impl Cri {
     pub(crate) async fn sh(&self, id: &str, script: &str) -> Res<String> {
         let said = self.exec(id, &["sh", "-c", script], 20).await?;
         if said.code != 0 {
-            return wrong(format!("`{script}` in the container exits with {}: {}{}", said.code, said.stdout, said.stderr));
+            return wrong(format!(
+                "`{script}` in the container exits with {}: {}{}",
+                said.code, said.stdout, said.stderr
+            ));
         }
         Ok(said.stdout)
     }

@@ -2,13 +2,13 @@
 //! get its page. Needs root, Rust and Debian's packages; everything it makes carries a name of its own and is removed.
 
 use crate::{
-    cases::{network::get, namespaces},
+    cases::{namespaces, network::get},
     client::{Cri, NAMESPACE, spec},
     fail::{Res, ensure},
     images, logs, parts,
     push::{Layer, push},
     registry::{Registry, free_port},
-    server::{Kind, Server},
+    server::Server,
     sh, world,
 };
 use crisp_cri_proto::v1::*;
@@ -35,9 +35,14 @@ pub(crate) async fn demo() -> Res {
     let registry = Registry::start(&dir.join("registry"), &dir).await?;
     let mut tar = images::rootfs(Path::new("/bin/busybox"), "", "").await?;
     tar.dir("www").file("www/index.html", "It works: this page comes from a pod that crisp runs.\n", 0o644);
-    push(&registry.host, &["demo/web:1"], &[Layer::gzip(&tar)?], &json!({
-        "Env": ["PATH=/bin"], "Cmd": ["sh", "-c", "echo serving on port 80; exec httpd -f -v -p 80 -h /www"]
-    }))
+    push(
+        &registry.host,
+        &["demo/web:1"],
+        &[Layer::gzip(&tar)?],
+        &json!({
+            "Env": ["PATH=/bin"], "Cmd": ["sh", "-c", "echo serving on port 80; exec httpd -f -v -p 80 -h /www"]
+        }),
+    )
     .await?;
     let image = format!("{}/demo/web:1", registry.host);
 
@@ -46,7 +51,10 @@ pub(crate) async fn demo() -> Res {
     println!("    {}", server.command_line());
     let cri = server.cri().await?;
     let version = cri.rt.clone().version(VersionRequest::default()).await?.into_inner();
-    println!("    it answers: {} {}, CRI {}", version.runtime_name, version.runtime_version, version.runtime_api_version);
+    println!(
+        "    it answers: {} {}, CRI {}",
+        version.runtime_name, version.runtime_version, version.runtime_api_version
+    );
     for (what, ok, why) in cri.conditions().await? {
         println!("    {what}: {ok} {why}");
     }
@@ -75,12 +83,20 @@ async fn show(cri: &Cri, dir: &Path, image: &str) -> Res {
     say("a pod on the built-in network, one container in it");
     let port = free_port()?;
     let pod = PodSandboxConfig {
-        metadata: Some(PodSandboxMetadata { name: "demo".into(), uid: world::mark(), namespace: NAMESPACE.into(), attempt: 0 }),
+        metadata: Some(PodSandboxMetadata {
+            name: "demo".into(),
+            uid: world::mark(),
+            namespace: NAMESPACE.into(),
+            attempt: 0,
+        }),
         hostname: "demo".into(),
         log_directory: dir.join("logs").to_string_lossy().into_owned(),
         port_mappings: vec![PortMapping { container_port: 80, host_port: i32::from(port), ..Default::default() }],
         linux: Some(LinuxPodSandboxConfig {
-            security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()), ..Default::default() }),
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces()),
+                ..Default::default()
+            }),
             ..Default::default()
         }),
         ..Default::default()
@@ -92,7 +108,10 @@ async fn show(cri: &Cri, dir: &Path, image: &str) -> Res {
         image: Some(spec(image)),
         log_path: "web.log".into(),
         linux: Some(LinuxContainerConfig {
-            security_context: Some(LinuxContainerSecurityContext { namespace_options: Some(namespaces()), ..Default::default() }),
+            security_context: Some(LinuxContainerSecurityContext {
+                namespace_options: Some(namespaces()),
+                ..Default::default()
+            }),
             ..Default::default()
         }),
         ..Default::default()
@@ -123,7 +142,12 @@ async fn show(cri: &Cri, dir: &Path, image: &str) -> Res {
 /// Runs cargo in the checkout with its output shown.
 pub(crate) async fn cargo(args: &[&str]) -> Res {
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let status = tokio::process::Command::new(program).args(args).current_dir(parts::checkout()).stdin(std::process::Stdio::null()).status().await?;
+    let status = tokio::process::Command::new(program)
+        .args(args)
+        .current_dir(parts::checkout())
+        .stdin(std::process::Stdio::null())
+        .status()
+        .await?;
     ensure!(status.success(), "cargo {} failed", args.join(" "));
     Ok(())
 }

@@ -1,9 +1,19 @@
 //! A registry in this process that does as it is told: right, late, short, or wrong.
 
-use crate::{fail::Res, push::{Layer, MANIFEST, config_json, digest, manifest_json}};
+use crate::{
+    fail::Res,
+    push::{Layer, MANIFEST, config_json, digest, manifest_json},
+};
 use serde_json::Value;
-use std::{collections::HashMap, sync::{Arc, Mutex}, time::Duration};
-use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::{TcpListener, TcpStream}};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 /// One answer.
 #[derive(Clone, Debug)]
@@ -20,7 +30,13 @@ pub(crate) struct Reply {
 impl Reply {
     /// 200 with this type and body.
     pub(crate) fn ok(media: &str, body: &[u8]) -> Self {
-        Self { status: 200, headers: vec![("Content-Type".into(), media.into())], body: body.into(), cut: None, stall: false }
+        Self {
+            status: 200,
+            headers: vec![("Content-Type".into(), media.into())],
+            body: body.into(),
+            cut: None,
+            stall: false,
+        }
     }
 
     /// An error of the distribution API.
@@ -88,8 +104,11 @@ async fn serve(mut socket: TcpStream, answer: Arc<Answer>, log: Arc<Mutex<Vec<As
     let mut byte = [0u8];
     while !head.ends_with(b"\r\n\r\n") && head.len() < 65_536 {
         match socket.read(&mut byte).await {
-            // A TLS handshake where HTTP is spoken: hang up, as any plain server does.
-            Ok(1) if head.is_empty() && byte[0] == 0x16 => return,
+            // A TLS handshake where HTTP is spoken: answered in plain HTTP, as servers do; clients may fall back on it.
+            Ok(1) if head.is_empty() && byte[0] == 0x16 => {
+                let _ = socket.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").await;
+                return;
+            }
             Ok(1) => head.push(byte[0]),
             _ => return,
         }
@@ -100,7 +119,10 @@ async fn serve(mut socket: TcpStream, answer: Arc<Answer>, log: Arc<Mutex<Vec<As
     let ask = Ask {
         method: first.next().unwrap_or_default().into(),
         path: first.next().unwrap_or_default().into(),
-        headers: lines.filter_map(|l| l.split_once(':')).map(|(k, v)| (k.to_lowercase(), v.trim().to_owned())).collect(),
+        headers: lines
+            .filter_map(|l| l.split_once(':'))
+            .map(|(k, v)| (k.to_lowercase(), v.trim().to_owned()))
+            .collect(),
     };
     let reply = answer(&ask);
     let head_only = ask.method == "HEAD";
@@ -151,9 +173,9 @@ impl Wares {
             return Reply::ok(MANIFEST, &self.manifest).with("Docker-Content-Digest", &digest(&self.manifest));
         }
         let blobs = self.layers.iter().map(|l| &l.blob[..]).chain([&self.config[..]]);
-        blobs.into_iter().find(|b| digest(b) == last).map_or_else(
-            || Reply::error(404, "BLOB_UNKNOWN"),
-            |b| Reply::ok("application/octet-stream", b),
-        )
+        blobs
+            .into_iter()
+            .find(|b| digest(b) == last)
+            .map_or_else(|| Reply::error(404, "BLOB_UNKNOWN"), |b| Reply::ok("application/octet-stream", b))
     }
 }

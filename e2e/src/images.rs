@@ -5,9 +5,18 @@
 //! `/bin/ls` must show), two C programs of a line, and a Debian root file system with nginx by debootstrap. What was
 //! built is kept in the cache; what was pushed is marked there by a hash of this recipe.
 
-use crate::{fail::{Fail, Res}, parts, push::{Layer, push}, sh, tar::{Kind, Tar}};
+use crate::{
+    fail::{Fail, Res},
+    parts,
+    push::{Layer, push},
+    sh,
+    tar::{Kind, Tar},
+};
 use serde_json::{Value, json};
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// busybox, the image of nearly all cases.
 pub(crate) const BUSYBOX: &str = "e2e-test-images/busybox:1.29-2";
@@ -46,7 +55,8 @@ fn config(more: Value) -> Value {
 
 async fn small(host: &str, work: &Path, bb: &Path) -> Res {
     let base = Layer::gzip(&rootfs(bb, "", "").await?)?;
-    let names = [BUSYBOX, "e2e-test-images/busybox:1.29-4", "e2e-test-images/busybox:1.36.1-1", "library/busybox:latest"];
+    let names =
+        [BUSYBOX, "e2e-test-images/busybox:1.29-4", "e2e-test-images/busybox:1.36.1-1", "library/busybox:latest"];
     push(host, &names, std::slice::from_ref(&base), &config(json!({"Cmd": ["sh"]}))).await?;
 
     let pause = "#include <unistd.h>\n#include <signal.h>\n#include <sys/wait.h>\nstatic void end(int s){(void)s;_exit(0);}\n\
@@ -58,9 +68,16 @@ async fn small(host: &str, work: &Path, bb: &Path) -> Res {
         let c = config(json!({"Entrypoint": ["/pause"], "User": "65535:65535", "Labels": {"version": v}}));
         push(host, &[&format!("pause:{v}")], std::slice::from_ref(&pause), &c).await?;
     }
-    let nnp = "#include <stdio.h>\n#include <unistd.h>\nint main(){printf(\"Effective uid: %d\\n\",geteuid());return 0;}\n";
+    let nnp =
+        "#include <stdio.h>\n#include <unistd.h>\nint main(){printf(\"Effective uid: %d\\n\",geteuid());return 0;}\n";
     let nnp = Layer::gzip(Tar::default().file("nnp", cc(work, "nnp", nnp).await?, 0o4755))?;
-    push(host, &["e2e-test-images/nonewprivs:1.3"], &[base.clone(), nnp], &config(json!({"Entrypoint": ["/nnp"], "User": "1000"}))).await?;
+    push(
+        host,
+        &["e2e-test-images/nonewprivs:1.3"],
+        &[base.clone(), nnp],
+        &config(json!({"Entrypoint": ["/nnp"], "User": "1000"})),
+    )
+    .await?;
 
     let marked = |text: &str| Layer::gzip(Tar::default().file("mark", text, 0o644));
     for t in ["latest:latest", "tag:test", "tag:all", "digest:test", "1:latest", "2:latest", "3:latest"] {
@@ -75,7 +92,9 @@ async fn small(host: &str, work: &Path, bb: &Path) -> Res {
 
 async fn users(host: &str, bb: &Path) -> Res {
     let base = Layer::gzip(&rootfs(bb, "", "").await?)?;
-    for (name, user) in [("uid", "1002"), ("username", "www-data"), ("uid-group", "1003:users"), ("username-group", "www-data:100")] {
+    for (name, user) in
+        [("uid", "1002"), ("username", "www-data"), ("uid-group", "1003:users"), ("username-group", "www-data:100")]
+    {
         let name = format!("{CRI_TOOLS}/test-image-user-{name}:latest");
         push(host, &[&name], std::slice::from_ref(&base), &config(json!({"Cmd": ["sh"], "User": user}))).await?;
     }
@@ -94,7 +113,9 @@ async fn nginx(host: &str, work: &Path, bb: &Path) -> Res {
         remove(&root)?;
         let dir = root.to_string_lossy().into_owned();
         let args = ["--variant=minbase", "--include=nginx-light,procps,curl", "bookworm", &dir];
-        sh::cmd("debootstrap", &args, 1500).await.map_err(|e| Fail::Wrong(format!("the nginx image needs Debian's archive: {e}")))?;
+        sh::cmd("debootstrap", &args, 1500)
+            .await
+            .map_err(|e| Fail::Wrong(format!("the nginx image needs Debian's archive: {e}")))?;
         sh::script(
             &root,
             "rm -rf var/cache/apt/archives var/lib/apt/lists dev proc sys var/log/nginx/*.log; mkdir -p dev proc sys; \
@@ -104,7 +125,12 @@ async fn nginx(host: &str, work: &Path, bb: &Path) -> Res {
         .await?;
     }
     let tar = work.join("debian-nginx.tar");
-    sh::script(&root, &format!("tar --sort=name --numeric-owner --mtime=@1700000000 --exclude=./.done -cf {} .", tar.display()), 120).await?;
+    sh::script(
+        &root,
+        &format!("tar --sort=name --numeric-owner --mtime=@1700000000 --exclude=./.done -cf {} .", tar.display()),
+        120,
+    )
+    .await?;
     let base = Layer::gzip_bytes(&fs::read(&tar)?)?;
     fs::remove_file(tar)?;
     let run = ["nginx", "-g", "daemon off;"];
@@ -119,7 +145,11 @@ async fn nginx(host: &str, work: &Path, bb: &Path) -> Res {
         );
         let page = "<html><head><title>Welcome to nginx!</title></head><body>Welcome to nginx!</body></html>\n";
         let mut tar = Tar::default();
-        tar.file("usr/bin/grep", fs::read(bb)?, 0o755).file("etc/nginx/sites-enabled/default", site, 0o644).file("var/www/html/index.html", page, 0o644);
+        tar.file("usr/bin/grep", fs::read(bb)?, 0o755).file("etc/nginx/sites-enabled/default", site, 0o644).file(
+            "var/www/html/index.html",
+            page,
+            0o644,
+        );
         let c = config(json!({"Cmd": cmd, "ExposedPorts": {format!("{port}/tcp"): {}}}));
         push(host, names, &[base.clone(), Layer::gzip(&tar)?], &c).await?;
     }
@@ -134,7 +164,9 @@ pub(crate) async fn rootfs(busybox: &Path, users: &str, groups: &str) -> Res<Tar
     for a in applets.lines().filter(|a| *a != "busybox") {
         tar.add(&format!("bin/{a}"), Kind::Hardlink("bin/busybox"), 0o755, 0, 0);
     }
-    for d in ["etc", "root", "home", "usr", "usr/bin", "usr/sbin", "var", "var/www", "var/run", "sbin", "sys", "proc", "dev"] {
+    for d in
+        ["etc", "root", "home", "usr", "usr/bin", "usr/sbin", "var", "var/www", "var/run", "sbin", "sys", "proc", "dev"]
+    {
         tar.dir(d);
     }
     tar.add("tmp", Kind::Dir, 0o1777, 0, 0)
@@ -177,7 +209,9 @@ async fn busybox(work: &Path) -> Res<PathBuf> {
         make -j2 >build.log 2>&1 || { tail -n 20 build.log >&2; exit 1; }
         cp busybox ../../busybox.new
     "#;
-    sh::script(&src, script, 900).await.map_err(|e| Fail::Wrong(format!("busybox is built from Debian's source package: {e}")))?;
+    sh::script(&src, script, 900)
+        .await
+        .map_err(|e| Fail::Wrong(format!("busybox is built from Debian's source package: {e}")))?;
     fs::rename(work.join("busybox.new"), &out)?;
     remove(&src)?;
     Ok(out)

@@ -3,8 +3,17 @@
 //! Inside our own namespaces (see `world`) mounts, links, rules, processes and `/run` are ours alone, so the comparison is
 //! exact. Cgroups are picked by mark; files are those of the server, without the content that pulling adds on purpose.
 
-use crate::{server::{Kind, Server}, world};
-use std::{collections::BTreeSet, fs, path::Path, process::Command, time::{Duration, Instant}};
+use crate::{
+    server::{Kind, Server},
+    world,
+};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 /// Everything found, one line each, with its kind in front.
 #[derive(Clone, Debug, Default)]
@@ -40,11 +49,15 @@ impl Snapshot {
             let kind = s.kind;
             let (root, state) = (s.root.clone(), s.state.clone());
             files(&s.state, &|p| kind == Kind::Containerd && containerd_keeps(p), &mut t);
-            files(&s.root, &|p| if kind == Kind::Crisp { p.starts_with(root.join("store")) } else { containerd_keeps(p) }, &mut t);
+            files(
+                &s.root,
+                &|p| if kind == Kind::Crisp { p.starts_with(root.join("store")) } else { containerd_keeps(p) },
+                &mut t,
+            );
             files(&root.join("store"), &|p| kept_by_store(&root.join("store"), p), &mut t);
             files(&s.dir.join("ipam"), &|p| p.to_string_lossy().contains("last_reserved_ip"), &mut t);
             pinned(&state.join("ns"), &mut t);
-            fds = s.pid().map_or(0, |pid| open_files(pid));
+            fds = s.pid().map_or(0, open_files);
         }
         Self { things: t, fds }
     }
@@ -76,14 +89,17 @@ fn open_files(pid: u32) -> usize {
 /// containerd's content, snapshots and databases: filled by pulling, emptied by its garbage collector when it likes.
 fn containerd_keeps(p: &Path) -> bool {
     let p = p.to_string_lossy();
-    ["io.containerd.content", "io.containerd.snapshotter", "io.containerd.metadata", "tmpmounts", "image-volumes"].iter().any(|s| p.contains(s))
+    ["io.containerd.content", "io.containerd.snapshotter", "io.containerd.metadata", "tmpmounts", "image-volumes"]
+        .iter()
+        .any(|s| p.contains(s))
 }
 
 /// What crisp's store keeps of images on purpose: layers and their contents, images, blobs. Unfinished things are no such.
 fn kept_by_store(store: &Path, p: &Path) -> bool {
     let Ok(rest) = p.strip_prefix(store) else { return true };
     let first = rest.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
-    ["layers", "images", "blobs", "manifests", "configs"].contains(&first.as_str()) && !rest.to_string_lossy().contains("tmp")
+    ["layers", "images", "blobs", "manifests", "configs"].contains(&first.as_str())
+        && !rest.to_string_lossy().contains("tmp")
 }
 
 fn mounts(table: &str, what: &str, t: &mut BTreeSet<String>) {
@@ -124,7 +140,9 @@ fn processes(t: &mut BTreeSet<String>) {
 /// A line without what changes by itself: the flags of a bridge follow its ports.
 fn steady(what: &str, line: &str) -> String {
     match what {
-        "link" | "address" => line.split_whitespace().skip(1).take(if what == "link" { 1 } else { 3 }).collect::<Vec<_>>().join(" "),
+        "link" | "address" => {
+            line.split_whitespace().skip(1).take(if what == "link" { 1 } else { 3 }).collect::<Vec<_>>().join(" ")
+        }
         _ => line.trim_end_matches(" linkdown").to_owned(),
     }
 }
@@ -132,7 +150,10 @@ fn steady(what: &str, line: &str) -> String {
 fn lines(program: &str, args: &[&str]) -> Vec<String> {
     let out = Command::new(program).args(args).output();
     let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-    text.lines().map(|l| l.trim_end().to_owned()).filter(|l| !l.is_empty() && !l.starts_with('#') && !l.starts_with(':')).collect()
+    text.lines()
+        .map(|l| l.trim_end().to_owned())
+        .filter(|l| !l.is_empty() && !l.starts_with('#') && !l.starts_with(':'))
+        .collect()
 }
 
 /// All paths below `dir`, but for what `keep` names and whatever is below that.

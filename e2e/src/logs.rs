@@ -1,7 +1,11 @@
 //! Reads a container's log file as kubelet does.
 
 use crate::fail::{Fail, Res, wrong};
-use std::{fs, path::Path, time::{Duration, Instant}};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// One line: `RFC3339Nano stream tag text`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +24,8 @@ pub(crate) fn read(path: &Path) -> Res<Vec<Line>> {
     let mut lines = Vec::new();
     for l in text.split_terminator('\n') {
         let mut part = l.splitn(4, ' ');
-        let (Some(time), Some(stream), Some(tag), Some(text)) = (part.next(), part.next(), part.next(), part.next()) else {
+        let (Some(time), Some(stream), Some(tag), Some(text)) = (part.next(), part.next(), part.next(), part.next())
+        else {
             return wrong(format!("not a log line: {:?}", &l[..l.len().min(200)]));
         };
         let stamped = time.len() >= 20 && time.as_bytes()[10] == b'T';
@@ -53,7 +58,11 @@ pub(crate) async fn until(path: &Path, secs: u64, what: &str, ok: impl Fn(&[Line
             return Ok(lines);
         }
         if Instant::now() > end {
-            return wrong(format!("log {} lacks {what} after {secs} s; it ends with {:?}", path.display(), lines.last()));
+            return wrong(format!(
+                "log {} lacks {what} after {secs} s; it ends with {:?}",
+                path.display(),
+                lines.last()
+            ));
         }
         tokio::time::sleep(Duration::from_millis(30)).await;
     }

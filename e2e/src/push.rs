@@ -98,7 +98,8 @@ pub(crate) async fn push(host: &str, names: &[&str], layers: &[Layer], config: &
     };
     for name in names {
         let reference: Reference = format!("{host}/{name}").parse()?;
-        let blobs: Vec<ImageLayer> = layers.iter().map(|l| ImageLayer::new(l.blob.clone(), l.media.into(), None)).collect();
+        let blobs: Vec<ImageLayer> =
+            layers.iter().map(|l| ImageLayer::new(l.blob.clone(), l.media.into(), None)).collect();
         let config = Config::new(cfg.clone(), CONFIG.into(), None);
         client.push(&reference, &blobs, config, &RegistryAuth::Anonymous, Some(manifest.clone())).await?;
     }

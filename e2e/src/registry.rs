@@ -1,6 +1,9 @@
 //! Debian's docker-registry on a loopback port, its storage in the cache or a temporary directory.
 
-use crate::{fail::{Fail, Res, wrong}, sh};
+use crate::{
+    fail::{Fail, Res, wrong},
+    sh,
+};
 use std::{fs, net::TcpListener, path::Path, time::Duration};
 use tokio::process::{Child, Command};
 
@@ -28,9 +31,14 @@ impl Registry {
         )?;
         let log = fs::File::create(dir.join("registry.log"))?;
         let child = Command::new("docker-registry")
-            .arg("serve").arg(&config)
-            .env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("OTEL_TRACES_EXPORTER", "none")
-            .stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log)
+            .arg("serve")
+            .arg(&config)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdin(std::process::Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| Fail::Wrong(format!("docker-registry (Debian package of that name): {e}")))?;

@@ -63,7 +63,11 @@ async fn all(ctx: &Ctx, words: &[String]) -> Res<Sums> {
         .into_iter()
         .filter(|c| words.is_empty() || words.iter().any(|w| format!("{}::{}", c.topic, c.name).contains(w.as_str())))
         .collect();
-    println!("\nrunning {} cases against {}", chosen.len(), ctx.kind.map_or("the endpoint".into(), |k| format!("{k:?}").to_lowercase()));
+    println!(
+        "\nrunning {} cases against {}",
+        chosen.len(),
+        ctx.kind.map_or("the endpoint".into(), |k| format!("{k:?}").to_lowercase())
+    );
     warm_up(ctx).await?;
     let mut sums = Sums::default();
     let mut failed = Vec::new();
@@ -114,12 +118,12 @@ async fn one(ctx: &Ctx, case: &Case) -> Res {
     };
     world::remove_cgroups(&world::mark());
     let before = (ctx.world.is_some()).then(|| Snapshot::take(ctx.shared().as_ref(), &marks));
-    let result = tokio::time::timeout(PATIENCE, (case.run)(ctx)).await.unwrap_or_else(|_| {
-        Err(Fail::Wrong(format!("not done after {} s", PATIENCE.as_secs())))
-    });
-    let cleaned = tokio::time::timeout(Duration::from_secs(60), ctx.cri.remove_everything()).await.unwrap_or_else(|_| {
-        Err(Fail::Wrong("cleaning up is not done after 60 s".into()))
-    });
+    let result = tokio::time::timeout(PATIENCE, (case.run)(ctx))
+        .await
+        .unwrap_or_else(|_| Err(Fail::Wrong(format!("not done after {} s", PATIENCE.as_secs()))));
+    let cleaned = tokio::time::timeout(Duration::from_secs(60), ctx.cri.remove_everything())
+        .await
+        .unwrap_or_else(|_| Err(Fail::Wrong("cleaning up is not done after 60 s".into())));
     result?;
     cleaned?;
     // Parents of pods' cgroups are kubelet's to remove, here ours; what a server left in one keeps it alive and shows.
@@ -136,13 +140,18 @@ async fn one(ctx: &Ctx, case: &Case) -> Res {
     Ok(())
 }
 
-/// What the first pod of a server makes once: the bridge, chains of host ports, the images of nearly all cases.
+/// What the first pods of a server make once: the bridge, chains of host ports, the images of nearly all cases, what
+/// holds a shared PID namespace.
 async fn warm_up(ctx: &Ctx) -> Res {
-    use crisp_cri_proto::v1::PortMapping;
+    use crisp_cri_proto::v1::{NamespaceMode, PortMapping};
     let mut config = ctx.pod();
-    config.port_mappings = vec![PortMapping { protocol: 0, container_port: 80, host_port: 18099, host_ip: String::new() }];
+    cases::pod_namespaces(&mut config).pid = NamespaceMode::Pod as i32;
+    config.port_mappings =
+        vec![PortMapping { protocol: 0, container_port: 80, host_port: 18099, host_ip: String::new() }];
     let pod = ctx.up_as(config).await?;
-    let c = pod.sleeper().await?;
+    let mut sleeper = ctx.container("warm", &["sleep", "3600"]);
+    cases::security(&mut sleeper).namespace_options.get_or_insert_default().pid = NamespaceMode::Pod as i32;
+    let c = pod.start(&sleeper).await?;
     ctx.cri.exec(&c, &["true"], 10).await?;
     pod.down().await?;
     tokio::time::sleep(Duration::from_millis(500)).await;

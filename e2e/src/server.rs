@@ -8,8 +8,20 @@
 //!   cni/ certs.d/   networks and registry hosts it is given
 //! ```
 
-use crate::{client::Cri, fail::{Fail, Res, wrong}, parts::Parts, world::World};
-use std::{fs, os::unix::process::CommandExt, path::{Path, PathBuf}, process::{Child, Command, Stdio}, sync::atomic::{AtomicU32, Ordering}, time::{Duration, Instant}};
+use crate::{
+    client::Cri,
+    fail::{Fail, Res, wrong},
+    parts::Parts,
+    world::World,
+};
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +78,8 @@ pub(crate) struct Server {
     command: Vec<String>,
     path: String,
     child: Option<Child>,
+    /// The bridge that CNI's plugin makes with the first pod, and never removes.
+    bridge: String,
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -91,8 +105,18 @@ impl Server {
             Some(r) => r.clone(),
             None => world.runc.clone(),
         };
-        let mut server =
-            Self { kind: opts.kind, instance, dir, root, state, sock, command: Vec::new(), path: std::env::var("PATH").unwrap_or_default(), child: None };
+        let mut server = Self {
+            kind: opts.kind,
+            instance,
+            dir,
+            root,
+            state,
+            sock,
+            command: Vec::new(),
+            path: std::env::var("PATH").unwrap_or_default(),
+            child: None,
+            bridge: format!("cbr{n}"),
+        };
         match opts.kind {
             Kind::Crisp => server.crisp(world, opts, &bins, &runtime)?,
             Kind::Containerd => server.containerd(world, &bins, &runtime)?,
@@ -108,7 +132,18 @@ impl Server {
         let dir = dir.join(&instance);
         let (root, state, sock) = (dir.join("root"), dir.join("state"), dir.join("s.sock"));
         fs::create_dir_all(&dir)?;
-        let mut server = Self { kind: Kind::Crisp, instance, dir, root, state, sock, command: Vec::new(), path: std::env::var("PATH").unwrap_or_default(), child: None };
+        let mut server = Self {
+            kind: Kind::Crisp,
+            instance,
+            dir,
+            root,
+            state,
+            sock,
+            command: Vec::new(),
+            path: std::env::var("PATH").unwrap_or_default(),
+            child: None,
+            bridge: String::new(),
+        };
         server.command = server.serve(crisp, None);
         server.spawn()?;
         server.wait(true).await?;
@@ -122,7 +157,14 @@ impl Server {
         if let Some(c) = config {
             command.extend(["--config".into(), s(c)]);
         }
-        command.extend(["--instance".into(), self.instance.clone(), "--root".into(), s(&self.root), "--state".into(), s(&self.state)]);
+        command.extend([
+            "--instance".into(),
+            self.instance.clone(),
+            "--root".into(),
+            s(&self.root),
+            "--state".into(),
+            s(&self.state),
+        ]);
         command.extend(["--listen".into(), format!("unix://{}", self.sock.display())]);
         command
     }
@@ -138,7 +180,9 @@ impl Server {
         let config = format!(
             "default_runtime = \"runc\"\n[network]\nmode = \"{mode}\"\n[cni]\nconf_dir = \"{d}/cni\"\nbin_dirs = [\"{}\"]\n\
              [registry]\nconfig_path = \"{d}/certs.d\"\n[runtimes.runc]\npath = \"{}\"\n{}",
-            bins.display(), runtime.display(), opts.extra
+            bins.display(),
+            runtime.display(),
+            opts.extra
         );
         let file = self.dir.join("config.toml");
         fs::write(&file, config)?;
@@ -174,14 +218,22 @@ state = "{state}"
 [plugins.'io.containerd.nri.v1.nri']
   disable = true
 "#,
-            root = self.root.display(), state = self.state.display(), sock = self.sock.display(), bins = bins.display(),
-            runtime = runtime.display(), host = world.host
+            root = self.root.display(),
+            state = self.state.display(),
+            sock = self.sock.display(),
+            bins = bins.display(),
+            runtime = runtime.display(),
+            host = world.host
         );
         let file = self.dir.join("config.toml");
         fs::write(&file, config)?;
         let bin = world.parts.dir("containerd")?;
         self.path = format!("{}:{}", bin.display(), self.path);
-        self.command = vec![bin.join("containerd").to_string_lossy().into_owned(), "--config".into(), file.to_string_lossy().into_owned()];
+        self.command = vec![
+            bin.join("containerd").to_string_lossy().into_owned(),
+            "--config".into(),
+            file.to_string_lossy().into_owned(),
+        ];
         Ok(())
     }
 
@@ -191,7 +243,9 @@ state = "{state}"
         let child = Command::new(program)
             .args(args)
             .env("PATH", &self.path)
-            .stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
             .process_group(0)
             .spawn()
             .map_err(|e| Fail::Wrong(format!("{program}: {e}")))?;
@@ -206,7 +260,11 @@ state = "{state}"
             if let Some(child) = &mut self.child
                 && let Some(status) = child.try_wait()?
             {
-                return wrong(format!("{} ended with {status} instead of serving: {}", self.command[0], self.last_words()));
+                return wrong(format!(
+                    "{} ended with {status} instead of serving: {}",
+                    self.command[0],
+                    self.last_words()
+                ));
             }
             let state = async {
                 let cri = Cri::connect(&self.sock).await?;
@@ -215,7 +273,11 @@ state = "{state}"
             match tokio::time::timeout(Duration::from_secs(5), state).await {
                 Ok(Ok(c)) if c.iter().all(|(what, ok, _)| *ok || !what.ends_with("Ready")) || !network => return Ok(()),
                 other if Instant::now() > until => {
-                    return wrong(format!("{} is not ready after 30 s: {other:?}: {}", self.command[0], self.last_words()));
+                    return wrong(format!(
+                        "{} is not ready after 30 s: {other:?}: {}",
+                        self.command[0],
+                        self.last_words()
+                    ));
                 }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -286,6 +348,9 @@ impl Drop for Server {
         crate::world::kill_marked(&self.dir.to_string_lossy());
         crate::world::kill_marked(&self.instance);
         crate::world::unmount_below(&self.dir);
+        if !self.bridge.is_empty() {
+            let _ = Command::new("ip").args(["link", "del", &self.bridge]).stderr(Stdio::null()).status();
+        }
         if std::env::var_os("CRISP_E2E_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.dir);
         }
@@ -319,6 +384,9 @@ fn network(dir: &Path, net: &Net, parts: &Parts, n: u32) -> Res<PathBuf> {
             format!(r#"{{"type":"{name}"}}"#)
         }
     };
-    fs::write(conf.join("10-e2e.conflist"), format!(r#"{{"cniVersion":"1.0.0","name":"e2e{n}","plugins":[{plugins}]}}"#))?;
+    fs::write(
+        conf.join("10-e2e.conflist"),
+        format!(r#"{{"cniVersion":"1.0.0","name":"e2e{n}","plugins":[{plugins}]}}"#),
+    )?;
     Ok(bins)
 }

@@ -87,7 +87,10 @@ mod tests {
     fn gnu_tar_reads_what_is_written() {
         let mut tar = Tar::default();
         let long = format!("{}/{}", "d".repeat(90), "f".repeat(90));
-        tar.dir("bin").file("bin/x", b"hello", 0o755).add("bin/y", Kind::Symlink("x"), 0o777, 0, 0).file(&long, b"", 0o644);
+        tar.dir("bin")
+            .file("bin/x", b"hello", 0o755)
+            .add("bin/y", Kind::Symlink("x"), 0o777, 0, 0)
+            .file(&long, b"", 0o644);
         let path = std::env::temp_dir().join(format!("crisp-e2e-tar-{}", std::process::id()));
         std::fs::write(&path, tar.end()).unwrap();
         let out = std::process::Command::new("tar").arg("tvf").arg(&path).output().unwrap();

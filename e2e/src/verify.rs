@@ -1,8 +1,20 @@
 //! `cargo verify`: all tests, in three layers that can be run alone, each bounded in time; the last lines say what came out.
 
-use crate::{demo::cargo, fail::{Fail, Res}, parts, run::Sums, world};
-use std::{process::Stdio, time::{Duration, Instant}};
-use tokio::{io::{AsyncBufReadExt, BufReader}, process::Command};
+use crate::{
+    demo::cargo,
+    fail::{Fail, Res},
+    parts,
+    run::Sums,
+    world,
+};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 /// A layer of the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -33,7 +45,11 @@ pub(crate) async fn verify(only: Option<Layer>) -> Res<i32> {
         let t = Instant::now();
         add("format", t, cargo(&["fmt", "--all", "--check"]).await.map(|()| one()));
         let t = Instant::now();
-        add("lints", t, cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).await.map(|()| one()));
+        add(
+            "lints",
+            t,
+            cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).await.map(|()| one()),
+        );
         let t = Instant::now();
         add("units", t, stage(cargo_command(&["test", "--workspace"]), 2400, Summary::Libtest).await);
     }
@@ -55,7 +71,9 @@ pub(crate) async fn verify(only: Option<Layer>) -> Res<i32> {
     if want(Layer::Clients) {
         parts::apt(&["protobuf-compiler"]).await?;
         let t = Instant::now();
-        let built = cargo(&["build", "--release", "--package", "crisp-e2e", "--features", "older", "--bin", "crisp-e2e-older"]).await;
+        let built =
+            cargo(&["build", "--release", "--package", "crisp-e2e", "--features", "older", "--bin", "crisp-e2e-older"])
+                .await;
         let result = match built {
             Ok(()) => stage(own(&["clients"])?, 1500, Summary::Ours).await,
             Err(e) => Err(e),

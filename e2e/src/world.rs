@@ -5,8 +5,17 @@
 //! Only cgroups are the machine's; they are told by the unique mark in their names.
 //! PID 1 in there is a shell that waits: orphans need somebody who reaps them.
 
-use crate::{fail::{Fail, Res}, images, parts::{self, Parts}, registry::Registry, sh};
-use std::{fs, path::{Path, PathBuf}};
+use crate::{
+    fail::{Fail, Res},
+    images,
+    parts::{self, Parts},
+    registry::Registry,
+    sh,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 const INSIDE: &str = "CRISP_E2E_INSIDE";
 
@@ -95,8 +104,12 @@ pub(crate) async fn enter() -> Res<Option<i32>> {
     let exe = std::env::current_exe()?;
     let mut child = tokio::process::Command::new("unshare")
         .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--propagation", "private", "--mount-proc", "--"])
-        .args(["sh", "-c", "\"$@\" & wait $!", "e2e-init"]).arg(exe).args(std::env::args_os().skip(1))
-        .env(INSIDE, std::process::id().to_string()).env("NO_PROXY", "127.0.0.1,localhost").env("no_proxy", "127.0.0.1,localhost")
+        .args(["sh", "-c", "\"$@\" & wait $!", "e2e-init"])
+        .arg(exe)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, std::process::id().to_string())
+        .env("NO_PROXY", "127.0.0.1,localhost")
+        .env("no_proxy", "127.0.0.1,localhost")
         .spawn()?;
     // Ctrl-C goes to the whole process group; the inner one cleans up and we wait for it.
     loop {
@@ -129,7 +142,9 @@ pub(crate) fn marked(mark: &str) -> Vec<(i32, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
-        let read = |f: &str| fs::read(entry.path().join(f)).map(|b| String::from_utf8_lossy(&b).replace('\0', " ")).unwrap_or_default();
+        let read = |f: &str| {
+            fs::read(entry.path().join(f)).map(|b| String::from_utf8_lossy(&b).replace('\0', " ")).unwrap_or_default()
+        };
         let cmdline = read("cmdline");
         if pid != us && (cmdline.contains(mark) || read("cgroup").contains(mark)) {
             found.push((pid, cmdline));
@@ -182,7 +197,13 @@ pub(crate) fn remove_cgroups(mark: &str) {
 pub(crate) fn mounts_below(dir: &Path) -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let prefix = dir.to_string_lossy().into_owned();
-    table.lines().rev().filter_map(|l| l.split(' ').nth(4)).filter(|m| m.starts_with(&prefix)).map(str::to_owned).collect()
+    table
+        .lines()
+        .rev()
+        .filter_map(|l| l.split(' ').nth(4))
+        .filter(|m| m.starts_with(&prefix))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Unmounts what is left below `dir`.

@@ -59,7 +59,11 @@ async fn container_without_identity(ctx: &Ctx) -> Res {
 
 async fn wrong_namespaces(ctx: &Ctx) -> Res {
     ctx.only_crisp("it takes what it does not know for POD")?;
-    for change in [|n: &mut NamespaceOption| n.network = 1, |n: &mut NamespaceOption| n.ipc = 3, |n: &mut NamespaceOption| n.pid = 77] {
+    for change in [
+        |n: &mut NamespaceOption| n.network = 1,
+        |n: &mut NamespaceOption| n.ipc = 3,
+        |n: &mut NamespaceOption| n.pid = 77,
+    ] {
         let mut config = ctx.pod();
         change(pod_namespaces(&mut config));
         same!("code", code(&ctx.cri.run_pod(&config).await), Code::InvalidArgument);
@@ -140,9 +144,21 @@ async fn fields_not_served_are_refused(ctx: &Ctx) -> Res {
     type Change = fn(&mut ContainerConfig);
     let changes: [(&str, Change); 4] = [
         ("cdi", |c| c.cdi_devices = vec![CdiDevice { name: "vendor.example/x=y".into() }]),
-        ("apparmor", |c| security(c).apparmor = Some(SecurityProfile { profile_type: 2, localhost_ref: "no-such-profile".into() })),
-        ("ambient", |c| security(c).capabilities = Some(Capability { add_ambient_capabilities: vec!["CHOWN".into()], ..Default::default() })),
-        ("mount_options", |c| c.mounts = vec![Mount { host_path: "/tmp".into(), container_path: "/x".into(), mount_options: vec!["noexec".into()], ..Default::default() }]),
+        ("apparmor", |c| {
+            security(c).apparmor = Some(SecurityProfile { profile_type: 2, localhost_ref: "no-such-profile".into() })
+        }),
+        ("ambient", |c| {
+            security(c).capabilities =
+                Some(Capability { add_ambient_capabilities: vec!["CHOWN".into()], ..Default::default() })
+        }),
+        ("mount_options", |c| {
+            c.mounts = vec![Mount {
+                host_path: "/tmp".into(),
+                container_path: "/x".into(),
+                mount_options: vec!["noexec".into()],
+                ..Default::default()
+            }]
+        }),
     ];
     for (word, change) in changes {
         let mut config = ctx.container(&format!("c{}", ctx.number()), &["true"]);
@@ -184,7 +200,16 @@ async fn container_in_a_stopped_pod(ctx: &Ctx) -> Res {
 async fn methods_not_served_say_so(ctx: &Ctx) -> Res {
     let pod = ctx.up().await?;
     let c = pod.sleeper().await?;
-    let r = ctx.cri.rt.clone().checkpoint_container(CheckpointContainerRequest { container_id: c.clone(), location: "/tmp/x".into(), timeout: 1 }).await;
+    let r = ctx
+        .cri
+        .rt
+        .clone()
+        .checkpoint_container(CheckpointContainerRequest {
+            container_id: c.clone(),
+            location: "/tmp/x".into(),
+            timeout: 1,
+        })
+        .await;
     if let Err(e) = &r {
         ensure!(!e.message().is_empty(), "{e:?}");
     }
@@ -212,7 +237,11 @@ async fn rubbish_on_the_socket(ctx: &Ctx) -> Res {
     use tokio::io::AsyncWriteExt;
     let sock = ctx.shared().as_ref().map(|s| s.sock.clone());
     let Some(sock) = sock else { return crate::fail::skip("needs a server of its own") };
-    for junk in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], &[0xff; 70_000], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff"] {
+    for junk in [
+        &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..],
+        &[0xff; 70_000],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+    ] {
         let mut s = tokio::net::UnixStream::connect(&sock).await?;
         let _ = s.write_all(junk).await;
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -9,7 +9,10 @@ pub(crate) const CONTAINERD: &[(&str, &str)] = &[
     ("container::a_retry_of_create_joins", "as for sandboxes"),
     ("container::unstarted_is_replaced", "as for sandboxes"),
     ("exec::large_output_is_capped", "its cap, 16 MiB of stdout alone, makes a message that gRPC clients refuse"),
-    ("exec::a_child_in_the_background", "it waits for all who hold stdout, unless configured otherwise, longer than the call's time limit"),
+    (
+        "exec::a_child_in_the_background",
+        "it waits for all who hold stdout, unless configured otherwise, longer than the call's time limit",
+    ),
     ("log::path_outside_is_refused", "it writes wherever the path leads"),
     ("log::symlinked_directory_is_refused", "as above"),
     ("security::unknown_user_is_refused", "it refuses, without the name"),
@@ -17,4 +20,9 @@ pub(crate) const CONTAINERD: &[(&str, &str)] = &[
     ("security::unknown_capability_is_refused", "as above"),
     ("image::list_filter", "it ignores the filter of ListImages"),
     ("image::links_owners_and_modes", "a hard link into a lower layer fails its whole pull"),
+    ("badinput::bad_port_mappings", "it passes the port on to a plugin that ignores it"),
+    (
+        "restart::exit_while_down",
+        "its log pipes are the server's: what is written while it is down is lost, and may kill the writer",
+    ),
 ];

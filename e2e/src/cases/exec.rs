@@ -53,7 +53,11 @@ async fn large_output_is_capped(ctx: &Ctx) -> Res {
     same!("3 MB", said.stdout.len(), 3_000_000);
     let said = ctx.cri.exec(&c, &["sh", "-c", "head -c 40000000 /dev/zero | tr '\\0' x"], 60).await?;
     same!("exit code", said.code, 0);
-    ensure!(said.stdout.len() > 1_000_000 && said.stdout.len() <= 16 << 20, "40 MB come back as {} bytes", said.stdout.len());
+    ensure!(
+        said.stdout.len() > 1_000_000 && said.stdout.len() <= 16 << 20,
+        "40 MB come back as {} bytes",
+        said.stdout.len()
+    );
     Ok(())
 }
 
@@ -94,7 +98,9 @@ async fn forty_at_once(ctx: &Ctx) -> Res {
     let mut tasks = tokio::task::JoinSet::new();
     for i in 0..40 {
         let (cri, c) = (ctx.cri.clone(), c.clone());
-        tasks.spawn(async move { cri.exec(&c, &["sh", "-c", &format!("echo {i}; exit {i}")], 60).await.map(|s| (i, s)) });
+        tasks.spawn(
+            async move { cri.exec(&c, &["sh", "-c", &format!("echo {i}; exit {i}")], 60).await.map(|s| (i, s)) },
+        );
     }
     while let Some(r) = tasks.join_next().await {
         let (i, said) = r??;

@@ -1,9 +1,19 @@
 //! Parts around the server that fail, hang, talk rubbish or are missing; a disk that is full.
 
 use super::{Ctx, cases};
-use crate::{client::Cri, fail::{Res, ensure, same}, server::Net, sh};
+use crate::{
+    client::Cri,
+    fail::{Res, ensure, same},
+    server::Net,
+    sh,
+};
 use crisp_cri_proto::v1::*;
-use std::{fs, os::unix::fs::PermissionsExt, path::{Path, PathBuf}, time::{Duration, Instant}};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 cases!("faults":
     missing_runtime, runtime_that_fails, runtime_that_talks_rubbish, runtime_that_hangs_in_create, runtime_that_hangs_in_start,
@@ -20,7 +30,10 @@ fn program(path: &Path, script: &str) -> Res<PathBuf> {
 /// A runtime that does `script` for `verb` and is runc for everything else.
 fn runtime(ctx: &Ctx, verb: &str, script: &str) -> Res<PathBuf> {
     let runc = &ctx.world()?.runc;
-    program(&ctx.tmp()?.join("runtime"), &format!("for a in \"$@\"; do [ \"$a\" = {verb} ] && {{ {script}; }}; done; exec {} \"$@\"", runc.display()))
+    program(
+        &ctx.tmp()?.join("runtime"),
+        &format!("for a in \"$@\"; do [ \"$a\" = {verb} ] && {{ {script}; }}; done; exec {} \"$@\"", runc.display()),
+    )
 }
 
 /// A pod with one container on `cri`; what the first failing step said.
@@ -35,7 +48,12 @@ async fn attempt(ctx: &Ctx, cri: &Cri) -> Result<(), tonic::Status> {
 async fn missing_runtime(ctx: &Ctx) -> Res {
     let missing = ctx.tmp()?.join("no-such-runtime");
     let path = missing.clone();
-    let opened = ctx.own(move |o| { o.runtime = Some(path); o.net = Net::Empty; }).await;
+    let opened = ctx
+        .own(move |o| {
+            o.runtime = Some(path);
+            o.net = Net::Empty;
+        })
+        .await;
     // Not starting at all, or RuntimeReady false, or failing pods: each with the path in the words.
     match opened {
         Err(e) => ensure!(e.to_string().contains("no-such-runtime"), "{e}"),
@@ -43,8 +61,12 @@ async fn missing_runtime(ctx: &Ctx) -> Res {
             let cri = server.cri().await?;
             let conditions = cri.conditions().await?;
             let error = attempt(ctx, &cri).await.err().map(|e| e.message().to_owned()).unwrap_or_default();
-            let told = conditions.iter().any(|(t, ok, why)| t == "RuntimeReady" && !ok && why.contains("no-such-runtime"));
-            ensure!(told || error.contains("no-such-runtime") || ctx.kind == Some(crate::server::Kind::Containerd), "{conditions:?} {error}");
+            let told =
+                conditions.iter().any(|(t, ok, why)| t == "RuntimeReady" && !ok && why.contains("no-such-runtime"));
+            ensure!(
+                told || error.contains("no-such-runtime") || ctx.kind == Some(crate::server::Kind::Containerd),
+                "{conditions:?} {error}"
+            );
             server.finish().await?;
         }
     }
@@ -134,7 +156,12 @@ async fn cni_plugin_that_fails(ctx: &Ctx) -> Res {
 }
 
 async fn cni_plugin_that_talks_rubbish(ctx: &Ctx) -> Res {
-    for script in ["cat >/dev/null; echo '<html>'", "cat >/dev/null; exit 0", "cat >/dev/null; echo '{\"cniVersion\":\"1.0.0\",\"ips\":[{\"address\":\"not an address\"}]}'", "cat >/dev/null; yes | head -c 50000000"] {
+    for script in [
+        "cat >/dev/null; echo '<html>'",
+        "cat >/dev/null; exit 0",
+        "cat >/dev/null; echo '{\"cniVersion\":\"1.0.0\",\"ips\":[{\"address\":\"not an address\"}]}'",
+        "cat >/dev/null; yes | head -c 50000000",
+    ] {
         let server = with_plugin(ctx, script).await?;
         let cri = server.cri().await?;
         let r = cri.run_pod(&ctx.pod()).await;
@@ -162,7 +189,10 @@ async fn cni_plugin_that_hangs(ctx: &Ctx) -> Res {
 async fn cni_delete_that_fails_is_retried(ctx: &Ctx) -> Res {
     let mark = ctx.tmp()?.join("works-now");
     let result = r#"{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.9/24"}]}"#;
-    let script = format!("cat >/dev/null; case $CNI_COMMAND in ADD) echo '{result}';; DEL) [ -e {0} ] || {{ echo '{{\"code\":7,\"msg\":\"not now\"}}'; exit 1; }};; esac; exit 0", mark.display());
+    let script = format!(
+        "cat >/dev/null; case $CNI_COMMAND in ADD) echo '{result}';; DEL) [ -e {0} ] || {{ echo '{{\"code\":7,\"msg\":\"not now\"}}'; exit 1; }};; esac; exit 0",
+        mark.display()
+    );
     let server = with_plugin(ctx, &script).await?;
     let cri = server.cri().await?;
     let id = cri.run_pod(&ctx.pod()).await?;
@@ -238,7 +268,8 @@ async fn client_goes_away(ctx: &Ctx) -> Res {
     for ms in [5, 20, 40, 80] {
         let config = ctx.pod();
         fs::create_dir_all(&config.log_directory)?;
-        let mut request = tonic::Request::new(RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() });
+        let mut request =
+            tonic::Request::new(RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() });
         request.set_timeout(Duration::from_millis(ms));
         let first = ctx.cri.rt.clone().run_pod_sandbox(request).await;
         let id = ctx.cri.run_pod(&config).await?;
@@ -261,6 +292,6 @@ async fn registry_mirror_falls_over(ctx: &Ctx) -> Res {
     let cri = server.cri().await?;
     let image = format!("mirrored.example/{}", crate::images::BUSYBOX);
     cri.pull(&image).await?;
-    same!("tags", cri.image(&image).await?.unwrap_or_default().repo_tags, [image.clone()]);
+    same!("tags", cri.image(&image).await?.unwrap_or_default().repo_tags, std::slice::from_ref(&image));
     server.finish().await
 }

@@ -1,7 +1,11 @@
 //! Images from an honest registry: names, ids, kinds of layers, removal.
 
 use super::{Ctx, cases};
-use crate::{fail::{Res, ensure, same}, push::{Layer, push}, tar::{Kind, Tar}};
+use crate::{
+    fail::{Res, ensure, same},
+    push::{Layer, push},
+    tar::{Kind, Tar},
+};
 use crisp_cri_proto::v1::*;
 use serde_json::json;
 
@@ -37,8 +41,13 @@ async fn pull_status_list_remove(ctx: &Ctx) -> Res {
     let i = ctx.cri.image(&image).await?.unwrap_or_default();
     same!("id", i.id, id);
     ensure!(i.id.starts_with("sha256:") && i.id.len() == 71, "id {}", i.id);
-    same!("tags", i.repo_tags, [image.clone()]);
-    ensure!(i.repo_digests.len() == 1 && i.repo_digests[0].starts_with(&format!("{}@sha256:", ctx.image("k8s-staging-cri-tools/test-image-1"))), "{:?}", i.repo_digests);
+    same!("tags", i.repo_tags, std::slice::from_ref(&image));
+    ensure!(
+        i.repo_digests.len() == 1
+            && i.repo_digests[0].starts_with(&format!("{}@sha256:", ctx.image("k8s-staging-cri-tools/test-image-1"))),
+        "{:?}",
+        i.repo_digests
+    );
     ensure!(i.size > 0, "size 0");
     ensure!(ctx.cri.images().await?.iter().any(|l| l.id == id), "not in the list");
     ctx.cri.remove_image(&image).await?;
@@ -68,7 +77,8 @@ async fn unknown_image(ctx: &Ctx) -> Res {
 }
 
 async fn several_tags_on_one_image(ctx: &Ctx) -> Res {
-    let names: Vec<String> = (1..=3).map(|i| ctx.image(&format!("k8s-staging-cri-tools/test-image-tags:{i}"))).collect();
+    let names: Vec<String> =
+        (1..=3).map(|i| ctx.image(&format!("k8s-staging-cri-tools/test-image-tags:{i}"))).collect();
     let mut ids = std::collections::BTreeSet::new();
     for n in &names {
         ids.insert(ctx.cri.pull(n).await?);
@@ -93,13 +103,18 @@ async fn by_digest_and_by_id(ctx: &Ctx) -> Res {
     same!("pulled by digest", ctx.cri.pull(&digest).await?, id);
     let i = ctx.cri.image(&digest).await?.unwrap_or_default();
     same!("tags of an image pulled by digest", i.repo_tags.len(), 0);
-    same!("digests", i.repo_digests, [digest.clone()]);
+    same!("digests", i.repo_digests, std::slice::from_ref(&digest));
     ctx.cri.remove_image(&digest).await?;
     Ok(())
 }
 
 async fn user_in_status(ctx: &Ctx) -> Res {
-    for (name, uid, user) in [("uid", Some(1002), ""), ("username", None, "www-data"), ("uid-group", Some(1003), ""), ("username-group", None, "www-data")] {
+    for (name, uid, user) in [
+        ("uid", Some(1002), ""),
+        ("username", None, "www-data"),
+        ("uid-group", Some(1003), ""),
+        ("username-group", None, "www-data"),
+    ] {
         let image = ctx.image(&format!("k8s-staging-cri-tools/test-image-user-{name}:latest"));
         ctx.cri.pull(&image).await?;
         let i = ctx.cri.image(&image).await?.unwrap_or_default();
@@ -167,7 +182,10 @@ async fn opaque_directory(ctx: &Ctx) -> Res {
 
 async fn links_owners_and_modes(ctx: &Ctx) -> Res {
     let mut low = Tar::default();
-    low.dir("d").add("d/f", Kind::File(b"body"), 0o4755, 12, 34).add("var/run", Kind::Symlink("/run"), 0o777, 0, 0).dir("run");
+    low.dir("d")
+        .add("d/f", Kind::File(b"body"), 0o4755, 12, 34)
+        .add("var/run", Kind::Symlink("/run"), 0o777, 0, 0)
+        .dir("run");
     let mut high = Tar::default();
     high.add("d/hard", Kind::Hardlink("d/f"), 0o4755, 12, 34)
         .add("d/sym", Kind::Symlink("../d/f"), 0o777, 0, 0)
@@ -244,14 +262,25 @@ async fn missing_tag_and_repository(ctx: &Ctx) -> Res {
         let image = ctx.image(name);
         let error = ctx.cri.pull(&image).await.err();
         same!(name, error.as_ref().map(|e| e.code()), Some(tonic::Code::NotFound));
-        ensure!(error.as_ref().is_some_and(|e| e.message().contains(name.split(':').next().unwrap_or(name))), "{error:?}");
+        ensure!(
+            error.as_ref().is_some_and(|e| e.message().contains(name.split(':').next().unwrap_or(name))),
+            "{error:?}"
+        );
     }
     Ok(())
 }
 
 async fn bad_names_are_refused(ctx: &Ctx) -> Res {
     ensure!(ctx.cri.pull("").await.is_err(), "an empty name is pulled");
-    for name in ["UPPER/case:1", "a b", "x@sha256:short", "x:tag:tag", "../../etc/passwd", "x/\n", &format!("x/{}", "a".repeat(5000))] {
+    for name in [
+        "UPPER/case:1",
+        "a b",
+        "x@sha256:short",
+        "x:tag:tag",
+        "../../etc/passwd",
+        "x/\n",
+        &format!("x/{}", "a".repeat(5000)),
+    ] {
         ensure!(ctx.cri.pull(&ctx.image(name)).await.is_err(), "{name:?} is pulled");
     }
     Ok(())

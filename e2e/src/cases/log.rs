@@ -1,7 +1,10 @@
 //! Log files: format, partial lines, rotation, where they may be.
 
 use super::{Ctx, cases};
-use crate::{fail::{Res, ensure, same}, logs};
+use crate::{
+    fail::{Res, ensure, same},
+    logs,
+};
 use crisp_cri_proto::v1::*;
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -13,12 +16,21 @@ cases!("log":
 
 async fn both_streams_in_order(ctx: &Ctx) -> Res {
     let pod = ctx.up().await?;
-    let config = ctx.container("c", &["sh", "-c", "for i in 1 2 3; do echo out$i; sleep 0.05; echo err$i >&2; sleep 0.05; done"]);
+    let config = ctx
+        .container("c", &["sh", "-c", "for i in 1 2 3; do echo out$i; sleep 0.05; echo err$i >&2; sleep 0.05; done"]);
     let c = pod.start(&config).await?;
     ctx.cri.wait_exit(&c, 10).await?;
     let lines = logs::read(&pod.log(&config))?;
-    let have: Vec<(&str, &str, &str)> = lines.iter().map(|l| (l.stream.as_str(), l.tag.as_str(), l.text.as_str())).collect();
-    let want = [("stdout", "F", "out1"), ("stderr", "F", "err1"), ("stdout", "F", "out2"), ("stderr", "F", "err2"), ("stdout", "F", "out3"), ("stderr", "F", "err3")];
+    let have: Vec<(&str, &str, &str)> =
+        lines.iter().map(|l| (l.stream.as_str(), l.tag.as_str(), l.text.as_str())).collect();
+    let want = [
+        ("stdout", "F", "out1"),
+        ("stderr", "F", "err1"),
+        ("stdout", "F", "out2"),
+        ("stderr", "F", "err2"),
+        ("stdout", "F", "out3"),
+        ("stderr", "F", "err3"),
+    ];
     same!("lines", have, want);
     ensure!(lines.windows(2).all(|w| w[0].time <= w[1].time), "timestamps go back");
     Ok(())
@@ -31,7 +43,11 @@ async fn long_lines_are_split(ctx: &Ctx) -> Res {
     same!("joined length", said.stdout.len(), 50_001 + 6);
     ensure!(said.stdout.ends_with("a\nshort\n"), "the end is lost");
     let lines = logs::read(&pod.log(&config))?;
-    ensure!(lines.iter().any(|l| l.tag == "P") && lines.iter().all(|l| l.text.len() <= 16 << 10), "pieces of {:?}", lines.iter().map(|l| l.text.len()).collect::<Vec<_>>());
+    ensure!(
+        lines.iter().any(|l| l.tag == "P") && lines.iter().all(|l| l.text.len() <= 16 << 10),
+        "pieces of {:?}",
+        lines.iter().map(|l| l.text.len()).collect::<Vec<_>>()
+    );
     same!("full lines", lines.iter().filter(|l| l.tag == "F").count(), 2);
     Ok(())
 }
@@ -41,7 +57,11 @@ async fn last_line_without_newline(ctx: &Ctx) -> Res {
     let config = ctx.container("c", &["printf", "a\\nb"]);
     pod.run(&config).await?;
     let lines = logs::read(&pod.log(&config))?;
-    same!("lines", lines.iter().map(|l| (l.tag.as_str(), l.text.as_str())).collect::<Vec<_>>(), [("F", "a"), ("P", "b")]);
+    same!(
+        "lines",
+        lines.iter().map(|l| (l.tag.as_str(), l.text.as_str())).collect::<Vec<_>>(),
+        [("F", "a"), ("P", "b")]
+    );
     Ok(())
 }
 
@@ -52,13 +72,20 @@ async fn odd_bytes(ctx: &Ctx) -> Res {
     ctx.cri.wait_exit(&c, 10).await?;
     let raw = fs::read(pod.log(&config))?;
     let has = |needle: &[u8]| raw.windows(needle.len()).any(|w| w == needle);
-    ensure!(has(b" F \n") && has(b" F \0\xffx\n") && has(b" F   two  spaces \n"), "{:?}", String::from_utf8_lossy(&raw));
+    ensure!(
+        has(b" F \n") && has(b" F \0\xffx\n") && has(b" F   two  spaces \n"),
+        "{:?}",
+        String::from_utf8_lossy(&raw)
+    );
     Ok(())
 }
 
 async fn reopen_loses_nothing(ctx: &Ctx) -> Res {
     let pod = ctx.up().await?;
-    let config = ctx.container("c", &["sh", "-c", "i=0; while [ $i -lt 4000 ]; do echo line $i; i=$((i+1)); done; sleep 2; echo done"]);
+    let config = ctx.container(
+        "c",
+        &["sh", "-c", "i=0; while [ $i -lt 4000 ]; do echo line $i; i=$((i+1)); done; sleep 2; echo done"],
+    );
     let c = pod.start(&config).await?;
     let log = pod.log(&config);
     let mut all = Vec::new();
@@ -107,7 +134,9 @@ async fn no_log_path_discards(ctx: &Ctx) -> Res {
 async fn path_outside_is_refused(ctx: &Ctx) -> Res {
     let pod = ctx.up().await?;
     let dir = ctx.tmp()?;
-    for path in ["../../escaped.log".to_owned(), "a/../../../escaped.log".into(), format!("{}/escaped.log", dir.display())] {
+    for path in
+        ["../../escaped.log".to_owned(), "a/../../../escaped.log".into(), format!("{}/escaped.log", dir.display())]
+    {
         let mut config = ctx.container(&format!("c{}", ctx.number()), &["echo", "x"]);
         config.log_path = path.clone();
         let done = match pod.create(&config).await {
@@ -157,7 +186,8 @@ async fn fast_writer_is_whole(ctx: &Ctx) -> Res {
 
 async fn deleted_log_does_not_stop_the_container(ctx: &Ctx) -> Res {
     let pod = ctx.up().await?;
-    let config = ctx.container("c", &["sh", "-c", "i=0; while [ $i -lt 30 ]; do echo $i; sleep 0.1; i=$((i+1)); done; exit 6"]);
+    let config =
+        ctx.container("c", &["sh", "-c", "i=0; while [ $i -lt 30 ]; do echo $i; sleep 0.1; i=$((i+1)); done; exit 6"]);
     let c = pod.start(&config).await?;
     logs::until(&pod.log(&config), 10, "a line", |l| !l.is_empty()).await?;
     fs::remove_dir_all(&pod.config.log_directory)?;

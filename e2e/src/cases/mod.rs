@@ -15,9 +15,23 @@ pub(crate) mod restart;
 pub(crate) mod sandbox;
 pub(crate) mod security;
 
-use crate::{client::{Cri, NAMESPACE, Said, spec}, fail::{Res, skip}, images, logs, server::{Kind, Opts, Server}, world::World};
+use crate::{
+    client::{Cri, NAMESPACE, Said, spec},
+    fail::{Res, skip},
+    images, logs,
+    server::{Kind, Opts, Server},
+    world::World,
+};
 use crisp_cri_proto::v1::*;
-use std::{future::Future, path::PathBuf, pin::Pin, sync::{Mutex, MutexGuard, atomic::{AtomicU32, Ordering}}};
+use std::{
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 /// One case.
 #[derive(Clone, Copy)]
@@ -41,8 +55,18 @@ pub(crate) use cases;
 /// All cases, in the order in which they run.
 pub(crate) fn all() -> Vec<Case> {
     [
-        sandbox::all(), container::all(), exec::all(), log::all(), mounts::all(), security::all(), network::all(), image::all(),
-        registry::all(), badinput::all(), restart::all(), faults::all(),
+        sandbox::all(),
+        container::all(),
+        exec::all(),
+        log::all(),
+        mounts::all(),
+        security::all(),
+        network::all(),
+        image::all(),
+        registry::all(),
+        badinput::all(),
+        restart::all(),
+        faults::all(),
     ]
     .concat()
 }
@@ -64,7 +88,13 @@ pub(crate) struct Ctx {
 
 impl Ctx {
     /// Everything for the cases of one server.
-    pub(crate) fn new(world: Option<World>, kind: Option<Kind>, server: Option<Server>, cri: Cri, registry: String) -> Res<Self> {
+    pub(crate) fn new(
+        world: Option<World>,
+        kind: Option<Kind>,
+        server: Option<Server>,
+        cri: Cri,
+        registry: String,
+    ) -> Res<Self> {
         let dir = std::env::temp_dir().join(crate::world::mark()).join("cases");
         std::fs::create_dir_all(&dir)?;
         let cgroup = format!("/{}", crate::world::mark());
@@ -134,7 +164,10 @@ impl Ctx {
             log_directory: self.dir.join(format!("logs{n}")).to_string_lossy().into_owned(),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: format!("{}/pod{n}", self.cgroup),
-                security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()), ..Default::default() }),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -149,8 +182,15 @@ impl Ctx {
             command: cmd.iter().map(|s| (*s).to_owned()).collect(),
             log_path: format!("{name}/0.log"),
             linux: Some(LinuxContainerConfig {
-                resources: Some(LinuxContainerResources { cpu_shares: 100, memory_limit_in_bytes: 128 << 20, ..Default::default() }),
-                security_context: Some(LinuxContainerSecurityContext { namespace_options: Some(namespaces()), ..Default::default() }),
+                resources: Some(LinuxContainerResources {
+                    cpu_shares: 100,
+                    memory_limit_in_bytes: 128 << 20,
+                    ..Default::default()
+                }),
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
             }),
             ..Default::default()
         }
@@ -214,7 +254,11 @@ impl Pod<'_> {
         let status = self.cri.wait_exit(&id, 20).await?;
         let lines = logs::read(&self.log(config))?;
         self.cri.remove(&id).await?;
-        Ok(Said { code: status.exit_code, stdout: logs::stream(&lines, "stdout"), stderr: logs::stream(&lines, "stderr") })
+        Ok(Said {
+            code: status.exit_code,
+            stdout: logs::stream(&lines, "stdout"),
+            stderr: logs::stream(&lines, "stderr"),
+        })
     }
 
     /// Runs `sh -c script` in a container made from `change`d defaults; stdout, an error unless it exits with 0.

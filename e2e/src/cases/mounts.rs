@@ -1,7 +1,12 @@
 //! Volumes: kinds, read-only, propagation, links, images as volumes.
 
 use super::{Ctx, Pod, cases};
-use crate::{client::spec, fail::{Res, ensure, same}, push::{Layer, push}, tar::Tar};
+use crate::{
+    client::spec,
+    fail::{Res, ensure, same},
+    push::{Layer, push},
+    tar::Tar,
+};
 use crisp_cri_proto::v1::*;
 use serde_json::json;
 use std::{fs, path::Path};
@@ -21,7 +26,11 @@ async fn directory_and_file(ctx: &Ctx) -> Res {
     let dir = ctx.tmp()?;
     fs::write(dir.join("f"), "host")?;
     let pod = ctx.up().await?;
-    let out = pod.script("cat /d/f /one; echo made > /d/g", |c| c.mounts = vec![mount(&dir, "/d"), mount(&dir.join("f"), "/one")]).await?;
+    let out = pod
+        .script("cat /d/f /one; echo made > /d/g", |c| {
+            c.mounts = vec![mount(&dir, "/d"), mount(&dir.join("f"), "/one")]
+        })
+        .await?;
     same!("content", out, "hosthost");
     same!("written", fs::read_to_string(dir.join("g"))?, "made\n");
     Ok(())
@@ -30,7 +39,11 @@ async fn directory_and_file(ctx: &Ctx) -> Res {
 async fn read_only(ctx: &Ctx) -> Res {
     let dir = ctx.tmp()?;
     let pod = ctx.up().await?;
-    let out = pod.script("echo x > /d/x 2>&1 || echo refused", |c| c.mounts = vec![Mount { readonly: true, ..mount(&dir, "/d") }]).await?;
+    let out = pod
+        .script("echo x > /d/x 2>&1 || echo refused", |c| {
+            c.mounts = vec![Mount { readonly: true, ..mount(&dir, "/d") }]
+        })
+        .await?;
     ensure!(out.contains("refused") && !dir.join("x").exists(), "a read-only volume was written: {out}");
     Ok(())
 }
@@ -58,7 +71,13 @@ async fn symlink_in_the_image_stays_inside(ctx: &Ctx) -> Res {
     let victim = ctx.tmp()?;
     let mut tar = Tar::default();
     tar.add("evil", crate::tar::Kind::Symlink(&victim.to_string_lossy()), 0o777, 0, 0);
-    push(&ctx.registry, &[&name], &[super::container::base(ctx).await?, Layer::gzip(&tar)?], &json!({"Env": ["PATH=/bin"]})).await?;
+    push(
+        &ctx.registry,
+        &[&name],
+        &[super::container::base(ctx).await?, Layer::gzip(&tar)?],
+        &json!({"Env": ["PATH=/bin"]}),
+    )
+    .await?;
     let image = ctx.image(&name);
     ctx.cri.pull(&image).await?;
     let dir = ctx.tmp()?;
@@ -75,7 +94,8 @@ async fn symlink_in_the_image_stays_inside(ctx: &Ctx) -> Res {
 
 /// A pod whose container sees `dir` at /d with this propagation.
 async fn propagated(ctx: &Ctx, dir: &Path, p: MountPropagation) -> Res<(String, bool)> {
-    crate::sh::script(dir, "mkdir -p in sub; mount -t tmpfs e2e in; mount --make-rshared in; mkdir in/late", 10).await?;
+    crate::sh::script(dir, "mkdir -p in sub; mount -t tmpfs e2e in; mount --make-rshared in; mkdir in/late", 10)
+        .await?;
     let pod = ctx.up_as(privileged_pod(ctx)).await?;
     let mut config = ctx.container("c", &["sleep", "3600"]);
     config.mounts = vec![Mount { propagation: p as i32, ..mount(&dir.join("in"), "/d") }];
@@ -99,21 +119,33 @@ fn privileged_pod(ctx: &Ctx) -> PodSandboxConfig {
 async fn host_to_container_propagation(ctx: &Ctx) -> Res {
     ctx.world()?;
     let dir = ctx.tmp()?;
-    same!("seen inside, seen on the host", propagated(ctx, &dir, MountPropagation::PropagationHostToContainer).await?, ("seen\n".to_owned(), false));
+    same!(
+        "seen inside, seen on the host",
+        propagated(ctx, &dir, MountPropagation::PropagationHostToContainer).await?,
+        ("seen\n".to_owned(), false)
+    );
     Ok(())
 }
 
 async fn bidirectional_propagation(ctx: &Ctx) -> Res {
     ctx.world()?;
     let dir = ctx.tmp()?;
-    same!("seen inside, seen on the host", propagated(ctx, &dir, MountPropagation::PropagationBidirectional).await?, ("seen\n".to_owned(), true));
+    same!(
+        "seen inside, seen on the host",
+        propagated(ctx, &dir, MountPropagation::PropagationBidirectional).await?,
+        ("seen\n".to_owned(), true)
+    );
     Ok(())
 }
 
 async fn private_propagation(ctx: &Ctx) -> Res {
     ctx.world()?;
     let dir = ctx.tmp()?;
-    same!("seen inside, seen on the host", propagated(ctx, &dir, MountPropagation::PropagationPrivate).await?, ("nothing\n".to_owned(), false));
+    same!(
+        "seen inside, seen on the host",
+        propagated(ctx, &dir, MountPropagation::PropagationPrivate).await?,
+        ("nothing\n".to_owned(), false)
+    );
     Ok(())
 }
 
@@ -126,7 +158,9 @@ async fn recursive_read_only(ctx: &Ctx) -> Res {
     let dir = ctx.tmp()?;
     crate::sh::script(&dir, "mkdir sub; mount -t tmpfs e2e sub", 10).await?;
     let pod = ctx.up().await?;
-    let plain = pod.script("echo x > /d/sub/x && echo written", |c| c.mounts = vec![Mount { readonly: true, ..mount(&dir, "/d") }]).await;
+    let plain = pod
+        .script("echo x > /d/sub/x && echo written", |c| c.mounts = vec![Mount { readonly: true, ..mount(&dir, "/d") }])
+        .await;
     let rro = pod.script("echo x > /d/sub/y 2>/dev/null || echo refused", |c| {
         c.mounts = vec![Mount { readonly: true, recursive_read_only: true, ..mount(&dir, "/d") }];
     });
@@ -175,14 +209,21 @@ async fn volume_image(ctx: &Ctx) -> Res<String> {
 }
 
 async fn with_image(pod: &Pod<'_>, image: &str, sub: &str, script: &str) -> Res<String> {
-    let m = Mount { container_path: "/img".into(), image: Some(spec(image)), image_sub_path: sub.into(), readonly: true, ..Default::default() };
+    let m = Mount {
+        container_path: "/img".into(),
+        image: Some(spec(image)),
+        image_sub_path: sub.into(),
+        readonly: true,
+        ..Default::default()
+    };
     pod.script(script, |c| c.mounts = vec![m]).await
 }
 
 async fn image_volume(ctx: &Ctx) -> Res {
     let image = volume_image(ctx).await?;
     let pod = ctx.up().await?;
-    let out = with_image(&pod, &image, "", "cat /img/data/deep/f; echo x > /img/x 2>/dev/null || echo ' refused'").await?;
+    let out =
+        with_image(&pod, &image, "", "cat /img/data/deep/f; echo x > /img/x 2>/dev/null || echo ' refused'").await?;
     same!("content, write", out, "in the image refused\n");
     pod.down().await?;
     ctx.cri.remove_image(&image).await?;
@@ -233,9 +274,12 @@ async fn volumes_of_the_image(ctx: &Ctx) -> Res {
     let image = ctx.image(&name);
     ctx.cri.pull(&image).await?;
     let pod = ctx.up().await?;
-    let out = pod.script("cat /vol/f; echo; stat -c '%u %g %a' /vol /vol/f; grep -c ' /vol ' /proc/mounts; echo x > /vol/x", |c| {
-        c.image = Some(spec(&image));
-    });
+    let out = pod.script(
+        "cat /vol/f; echo; stat -c '%u %g %a' /vol /vol/f; grep -c ' /vol ' /proc/mounts; echo x > /vol/x",
+        |c| {
+            c.image = Some(spec(&image));
+        },
+    );
     same!("copied up with owners", out.await?, "copied\n12 34 750\n12 34 600\n1\n");
     pod.down().await?;
     ctx.cri.remove_image(&image).await?;
@@ -245,7 +289,9 @@ async fn volumes_of_the_image(ctx: &Ctx) -> Res {
 async fn many_mounts(ctx: &Ctx) -> Res {
     let dir = ctx.tmp()?;
     let pod = ctx.up().await?;
-    let out = pod.script("ls -d /m/* | wc -l", |c| c.mounts = (0..150).map(|i| mount(&dir, &format!("/m/{i}"))).collect()).await?;
+    let out = pod
+        .script("ls -d /m/* | wc -l", |c| c.mounts = (0..150).map(|i| mount(&dir, &format!("/m/{i}"))).collect())
+        .await?;
     same!("mounts", out.trim(), "150");
     Ok(())
 }

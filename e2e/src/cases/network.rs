@@ -1,10 +1,17 @@
 //! The pod's network, with CNI plugins, with the built-in one, with none.
 
 use super::{Ctx, cases};
-use crate::{fail::{Fail, Res, ensure, same}, server::Net, sh};
+use crate::{
+    fail::{Fail, Res, ensure, same},
+    server::Net,
+    sh,
+};
 use crisp_cri_proto::v1::*;
 use std::time::Duration;
-use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 cases!("network":
     pods_reach_each_other_and_the_node, host_port, host_port_on_one_address, loopback_is_up, host_port_is_freed,
@@ -26,7 +33,9 @@ pub(crate) async fn get(address: &str) -> Res<String> {
             Ok::<_, std::io::Error>(text)
         };
         match tokio::time::timeout(Duration::from_secs(2), once).await {
-            Ok(Ok(text)) if text.contains("200 OK") => return Ok(text.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default()),
+            Ok(Ok(text)) if text.contains("200 OK") => {
+                return Ok(text.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default());
+            }
             other => last = format!("{other:?}"),
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -102,16 +111,23 @@ async fn netns_is_entered_by_others(ctx: &Ctx) -> Res {
     let name = {
         let shared = ctx.shared();
         let instance = shared.as_ref().map(|s| s.instance.clone()).unwrap_or_default();
-        std::fs::read_dir("/run/netns")?.flatten().map(|e| e.file_name().to_string_lossy().into_owned())
+        std::fs::read_dir("/run/netns")?
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
             .find(|n| n.starts_with(&instance) && n.contains(&pod.id[..12]))
             .ok_or_else(|| Fail::Wrong(format!("no pin of pod {} in /run/netns", pod.id)))?
     };
     let path = format!("/run/netns/{name}");
     let addresses = std::thread::spawn(move || {
         let ns = netns_rs::get_from_path(path).map_err(|e| e.to_string())?;
-        ns.run(|_| std::process::Command::new("ip").args(["-o", "addr"]).output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned()))
-            .map_err(|e| e.to_string())?
-            .map_err(|e| e.to_string())
+        ns.run(|_| {
+            std::process::Command::new("ip")
+                .args(["-o", "addr"])
+                .output()
+                .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        })
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())
     })
     .join()
     .map_err(|_| Fail::Wrong("the thread panicked".into()))?;
@@ -124,7 +140,8 @@ async fn network_not_ready_without_a_plugin(ctx: &Ctx) -> Res {
     let server = ctx.own(|o| o.net = Net::Empty).await?;
     let cri = server.cri().await?;
     let conditions = cri.conditions().await?;
-    let ready = |what: &str| conditions.iter().find(|(t, _, _)| t == what).map(|(_, ok, why)| (*ok, why.trim().is_empty()));
+    let ready =
+        |what: &str| conditions.iter().find(|(t, _, _)| t == what).map(|(_, ok, why)| (*ok, why.trim().is_empty()));
     same!("RuntimeReady", ready("RuntimeReady").map(|r| r.0), Some(true));
     same!("NetworkReady, and whether a reason is missing", ready("NetworkReady"), Some((false, false)));
     let error = ctx.up_on(&cri, ctx.pod()).await.err();
@@ -142,7 +159,11 @@ async fn builtin_network(ctx: &Ctx) -> Res {
     let want = format!("hello from {}\n", a.config.hostname);
     same!("from the node", get(&format!("{ip}:80")).await?, want);
     same!("from a pod", b.script(&format!("wget -qO- http://{ip}/"), |_| ()).await?, want);
-    same!("out to the node's address", b.script("ping -c1 -w2 192.0.2.2 >/dev/null && echo reached", |_| ()).await?, "reached\n");
+    same!(
+        "out to the node's address",
+        b.script("ping -c1 -w2 192.0.2.2 >/dev/null && echo reached", |_| ()).await?,
+        "reached\n"
+    );
     server.finish().await
 }
 
@@ -152,7 +173,8 @@ async fn builtin_is_dual_stack(ctx: &Ctx) -> Res {
     let cri = server.cri().await?;
     let pod = ctx.up_on(&cri, ctx.pod()).await?;
     let network = cri.pod_status(&pod.id).await?.network.unwrap_or_default();
-    let all: Vec<&str> = std::iter::once(network.ip.as_str()).chain(network.additional_ips.iter().map(|i| i.ip.as_str())).collect();
+    let all: Vec<&str> =
+        std::iter::once(network.ip.as_str()).chain(network.additional_ips.iter().map(|i| i.ip.as_str())).collect();
     ensure!(all.iter().any(|i| i.contains(':')) && all.iter().any(|i| i.contains('.')), "addresses {all:?}");
     server.finish().await
 }

@@ -1,7 +1,13 @@
 //! Registries that fail, lie or attack: a clear error, nothing kept, nothing written outside.
 
 use super::{Ctx, cases};
-use crate::{client::spec, fail::{Res, ensure, same}, hostile::{Hostile, Reply, Wares}, push::{Layer, digest}, tar::{Kind, Tar}};
+use crate::{
+    client::spec,
+    fail::{Res, ensure, same},
+    hostile::{Hostile, Reply, Wares},
+    push::{Layer, digest},
+    tar::{Kind, Tar},
+};
 use crisp_cri_proto::v1::*;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -24,7 +30,10 @@ fn wares(ctx: &Ctx) -> Res<Wares> {
 }
 
 /// Pulls `t/x:1` from a registry that answers so.
-async fn pull(ctx: &Ctx, answer: impl Fn(&crate::hostile::Ask) -> Reply + Send + Sync + 'static) -> Res<(Hostile, Result<String, Status>)> {
+async fn pull(
+    ctx: &Ctx,
+    answer: impl Fn(&crate::hostile::Ask) -> Reply + Send + Sync + 'static,
+) -> Res<(Hostile, Result<String, Status>)> {
     let h = Hostile::start(answer).await?;
     let image = format!("{}/t/x:1", h.host);
     let r = tokio::time::timeout(Duration::from_secs(60), ctx.cri.pull(&image)).await;
@@ -40,7 +49,11 @@ async fn refused(ctx: &Ctx, answer: impl Fn(&crate::hostile::Ask) -> Reply + Sen
     let (h, r) = pull(ctx, answer).await?;
     let Err(e) = r else { return crate::fail::wrong("the pull succeeds") };
     ensure!(!e.message().contains("hangs"), "the pull hangs");
-    ensure!(e.message().contains(&h.host) || e.message().contains("t/x"), "the message names neither image nor host: {}", e.message());
+    ensure!(
+        e.message().contains(&h.host) || e.message().contains("t/x"),
+        "the message names neither image nor host: {}",
+        e.message()
+    );
     Ok(e)
 }
 
@@ -93,7 +106,12 @@ async fn truncated_layer_is_resumed_or_refused(ctx: &Ctx) -> Res {
 async fn wrong_layer_bytes(ctx: &Ctx) -> Res {
     let w = wares(ctx)?;
     let other = layer("not what was promised")?;
-    refused(ctx, move |a| if is_layer(&a.path, &w) { Reply::ok("application/octet-stream", &other.blob) } else { w.answer(a) }).await.map(drop)
+    refused(
+        ctx,
+        move |a| if is_layer(&a.path, &w) { Reply::ok("application/octet-stream", &other.blob) } else { w.answer(a) },
+    )
+    .await
+    .map(drop)
 }
 
 async fn wrong_size(ctx: &Ctx) -> Res {
@@ -114,7 +132,9 @@ async fn wrong_diff_id(ctx: &Ctx) -> Res {
 async fn wrong_config_bytes(ctx: &Ctx) -> Res {
     let w = wares(ctx)?;
     let path = digest(&w.config);
-    refused(ctx, move |a| if a.path.ends_with(&path) { Reply::ok("application/json", b"{}") } else { w.answer(a) }).await.map(drop)
+    refused(ctx, move |a| if a.path.ends_with(&path) { Reply::ok("application/json", b"{}") } else { w.answer(a) })
+        .await
+        .map(drop)
 }
 
 async fn manifest_is_not_json(ctx: &Ctx) -> Res {
@@ -156,7 +176,12 @@ async fn other_platform(ctx: &Ctx) -> Res {
         {"mediaType": crate::push::MANIFEST, "digest": digest(&w.manifest), "size": w.manifest.len(), "platform": {"os": "linux", "architecture": "s390x"}}]});
     let index = index.to_string();
     let e = refused(ctx, move |a| {
-        if a.path.ends_with("/manifests/1") { Reply::ok("application/vnd.oci.image.index.v1+json", index.as_bytes()).with("Docker-Content-Digest", &digest(index.as_bytes())) } else { w.answer(a) }
+        if a.path.ends_with("/manifests/1") {
+            Reply::ok("application/vnd.oci.image.index.v1+json", index.as_bytes())
+                .with("Docker-Content-Digest", &digest(index.as_bytes()))
+        } else {
+            w.answer(a)
+        }
     });
     let e = e.await?;
     ensure!(e.message().contains("amd64") || e.message().contains("platform"), "{}", e.message());
@@ -171,7 +196,12 @@ async fn index_picks_the_platform(ctx: &Ctx) -> Res {
         entry("s390x", &digest(b"other"), 5), entry("amd64", &digest(&w.manifest), w.manifest.len()), entry("arm64", &digest(b"third"), 5)]});
     let index = index.to_string();
     let (h, r) = pull(ctx, move |a| {
-        if a.path.ends_with("/manifests/1") { Reply::ok("application/vnd.oci.image.index.v1+json", index.as_bytes()).with("Docker-Content-Digest", &digest(index.as_bytes())) } else { w.answer(a) }
+        if a.path.ends_with("/manifests/1") {
+            Reply::ok("application/vnd.oci.image.index.v1+json", index.as_bytes())
+                .with("Docker-Content-Digest", &digest(index.as_bytes()))
+        } else {
+            w.answer(a)
+        }
     })
     .await?;
     same!("id", r?, config);
@@ -185,7 +215,11 @@ async fn redirects(ctx: &Ctx) -> Res {
     let cdn = Hostile::start(move |a| store.answer(a)).await?;
     let target = cdn.host.clone();
     let (h, r) = pull(ctx, move |a| {
-        if a.path.contains("/blobs/") { Reply::error(307, "X").with("Location", &format!("http://{target}{}?signed=1", a.path)) } else { w.answer(a) }
+        if a.path.contains("/blobs/") {
+            Reply::error(307, "X").with("Location", &format!("http://{target}{}?signed=1", a.path))
+        } else {
+            w.answer(a)
+        }
     })
     .await?;
     // A store behind signed URLs has no idea of the query; the path is what our double looks at.
@@ -198,7 +232,11 @@ async fn redirects(ctx: &Ctx) -> Res {
 
 async fn redirect_loop(ctx: &Ctx) -> Res {
     let w = wares(ctx)?;
-    refused(ctx, move |a| if a.path.contains("/blobs/") { Reply::error(307, "X").with("Location", &a.path) } else { w.answer(a) }).await.map(drop)
+    refused(ctx, move |a| {
+        if a.path.contains("/blobs/") { Reply::error(307, "X").with("Location", &a.path) } else { w.answer(a) }
+    })
+    .await
+    .map(drop)
 }
 
 async fn bearer_token(ctx: &Ctx) -> Res {
@@ -208,13 +246,20 @@ async fn bearer_token(ctx: &Ctx) -> Res {
     let h = Hostile::start(move |a| {
         if a.path.starts_with("/token") {
             let basic = a.headers.get("authorization").is_some_and(|v| v == "Basic dTpw");
-            return if basic { Reply::ok("application/json", b"{\"token\":\"good\",\"expires_in\":60}") } else { Reply::error(401, "UNAUTHORIZED") };
+            return if basic {
+                Reply::ok("application/json", b"{\"token\":\"good\",\"expires_in\":60}")
+            } else {
+                Reply::error(401, "UNAUTHORIZED")
+            };
         }
         if a.headers.get("authorization").is_some_and(|v| v == "Bearer good") {
             return w.answer(a);
         }
         let host = known.get().cloned().unwrap_or_default();
-        Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", &format!("Bearer realm=\"http://{host}/token\",service=\"s\",scope=\"repository:t/x:pull\""))
+        Reply::error(401, "UNAUTHORIZED").with(
+            "WWW-Authenticate",
+            &format!("Bearer realm=\"http://{host}/token\",service=\"s\",scope=\"repository:t/x:pull\""),
+        )
     })
     .await?;
     let _ = host.set(h.host.clone());
@@ -223,7 +268,8 @@ async fn bearer_token(ctx: &Ctx) -> Res {
     ensure!(ctx.cri.pull(&image).await.is_err(), "without credentials");
     ensure!(ctx.cri.pull_as(&image, auth("wrong")).await.is_err(), "with wrong credentials");
     ctx.cri.pull_as(&image, auth("p")).await?;
-    ctx.only_crisp("a present image is pulled again by anybody").or_else(|e| if matches!(e, crate::fail::Fail::Skip(_)) { Ok(()) } else { Err(e) })?;
+    ctx.only_crisp("a present image is pulled again by anybody")
+        .or_else(|e| if matches!(e, crate::fail::Fail::Skip(_)) { Ok(()) } else { Err(e) })?;
     let nobody = ctx.cri.pull(&image).await;
     ctx.cri.remove_image(&image).await?;
     ensure!(nobody.is_err(), "whoever comes after a pull with credentials gets the image without any");
@@ -233,7 +279,11 @@ async fn bearer_token(ctx: &Ctx) -> Res {
 async fn basic_auth(ctx: &Ctx) -> Res {
     let w = wares(ctx)?;
     let h = Hostile::start(move |a| {
-        if a.headers.get("authorization").is_some_and(|v| v == "Basic dTpw") { w.answer(a) } else { Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", "Basic realm=\"r\"") }
+        if a.headers.get("authorization").is_some_and(|v| v == "Basic dTpw") {
+            w.answer(a)
+        } else {
+            Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", "Basic realm=\"r\"")
+        }
     })
     .await?;
     let image = format!("{}/t/x:1", h.host);
@@ -256,7 +306,14 @@ async fn credentials_stay_with_their_host(ctx: &Ctx) -> Res {
             if !a.headers.contains_key("authorization") {
                 return Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", "Basic realm=\"r\"");
             }
-            if a.path.contains("/blobs/") { Reply::error(307, "X").with("Location", &format!("http://localhost:{}{}", direct.rsplit(':').next().unwrap_or("1"), a.path)) } else { w.answer(a) }
+            if a.path.contains("/blobs/") {
+                Reply::error(307, "X").with(
+                    "Location",
+                    &format!("http://localhost:{}{}", direct.rsplit(':').next().unwrap_or("1"), a.path),
+                )
+            } else {
+                w.answer(a)
+            }
         })
         .await?;
         let auth = AuthConfig { username: "u".into(), password: "p".into(), ..Default::default() };
@@ -266,14 +323,26 @@ async fn credentials_stay_with_their_host(ctx: &Ctx) -> Res {
         (h, r)
     };
     ensure!(!cdn.asked().is_empty(), "the redirect was not followed");
-    ensure!(cdn.asked().iter().all(|a| !a.headers.contains_key("authorization")), "the password went to the host that the registry pointed at");
+    ensure!(
+        cdn.asked().iter().all(|a| !a.headers.contains_key("authorization")),
+        "the password went to the host that the registry pointed at"
+    );
     let other = wares(ctx)?;
     let e = Hostile::start(move |a| other.answer(a)).await?;
-    let auth = AuthConfig { username: "u".into(), password: "p".into(), server_address: "registry.example".into(), ..Default::default() };
+    let auth = AuthConfig {
+        username: "u".into(),
+        password: "p".into(),
+        server_address: "registry.example".into(),
+        ..Default::default()
+    };
     let image = format!("{}/t/x:1", e.host);
     let _ = ctx.cri.pull_as(&image, Some(auth)).await;
     let _ = ctx.cri.remove_image(&image).await;
-    ensure!(e.asked().iter().all(|a| !a.headers.contains_key("authorization")), "credentials for registry.example went to {}", e.host);
+    ensure!(
+        e.asked().iter().all(|a| !a.headers.contains_key("authorization")),
+        "credentials for registry.example went to {}",
+        e.host
+    );
     Ok(())
 }
 
@@ -313,7 +382,10 @@ async fn layer_with_dot_dot(ctx: &Ctx) -> Res {
     let mut tar = Tar::default();
     tar.dir("a").file(&up, "x", 0o644).file("a/../../../../../../../../../../etc/crisp-e2e-escaped", "x", 0o644);
     let _ = unpack(ctx, &tar).await?;
-    ensure!(!victim.join("escaped").exists() && !std::path::Path::new("/etc/crisp-e2e-escaped").exists(), "a layer wrote outside its root");
+    ensure!(
+        !victim.join("escaped").exists() && !std::path::Path::new("/etc/crisp-e2e-escaped").exists(),
+        "a layer wrote outside its root"
+    );
     Ok(())
 }
 
@@ -328,11 +400,27 @@ async fn layer_through_a_symlink(ctx: &Ctx) -> Res {
     let victim = ctx.tmp()?;
     let v = victim.to_string_lossy().into_owned();
     let mut tar = Tar::default();
-    tar.add("link", Kind::Symlink(&v), 0o777, 0, 0).file("link/escaped", "x", 0o644).add("up", Kind::Symlink("../../../../../../../.."), 0o777, 0, 0);
-    tar.file(&format!("up{v}/escaped2"), "x", 0o644).file("link/.wh.keep", "", 0o644).add("link", Kind::Dir, 0o777, 0, 0);
+    tar.add("link", Kind::Symlink(&v), 0o777, 0, 0).file("link/escaped", "x", 0o644).add(
+        "up",
+        Kind::Symlink("../../../../../../../.."),
+        0o777,
+        0,
+        0,
+    );
+    tar.file(&format!("up{v}/escaped2"), "x", 0o644).file("link/.wh.keep", "", 0o644).add(
+        "link",
+        Kind::Dir,
+        0o777,
+        0,
+        0,
+    );
     std::fs::write(victim.join("keep"), "x")?;
     let _ = unpack(ctx, &tar).await?;
-    same!("files there", std::fs::read_dir(&victim)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>(), ["keep"]);
+    same!(
+        "files there",
+        std::fs::read_dir(&victim)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>(),
+        ["keep"]
+    );
     Ok(())
 }
 
@@ -340,7 +428,13 @@ async fn hard_link_outside(ctx: &Ctx) -> Res {
     let victim = ctx.tmp()?.join("secret");
     std::fs::write(&victim, "secret")?;
     let mut tar = Tar::default();
-    tar.add("grab", Kind::Hardlink(&victim.to_string_lossy()), 0o644, 0, 0).add("grab2", Kind::Hardlink(&format!("{}{}", "../".repeat(30), victim.display())), 0o644, 0, 0);
+    tar.add("grab", Kind::Hardlink(&victim.to_string_lossy()), 0o644, 0, 0).add(
+        "grab2",
+        Kind::Hardlink(&format!("{}{}", "../".repeat(30), victim.display())),
+        0o644,
+        0,
+        0,
+    );
     let _ = unpack(ctx, &tar).await?;
     same!("links to the host's file", std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata(&victim)?), 1);
     Ok(())
@@ -381,7 +475,10 @@ async fn thousands_of_whiteouts(ctx: &Ctx) -> Res {
 
 async fn a_failed_pull_leaves_nothing(ctx: &Ctx) -> Res {
     // The second of two layers is wrong; the leak check after the case finds what the first may have left.
-    let w = Wares::new(vec![layer(&format!("a {}", ctx.number()))?, layer(&format!("b {}", ctx.number()))?], &json!({}));
+    let w =
+        Wares::new(vec![layer(&format!("a {}", ctx.number()))?, layer(&format!("b {}", ctx.number()))?], &json!({}));
     let bad = digest(&w.layers[1].blob);
-    refused(ctx, move |a| if a.path.ends_with(&bad) { Reply::error(404, "BLOB_UNKNOWN") } else { w.answer(a) }).await.map(drop)
+    refused(ctx, move |a| if a.path.ends_with(&bad) { Reply::error(404, "BLOB_UNKNOWN") } else { w.answer(a) })
+        .await
+        .map(drop)
 }

@@ -1,7 +1,11 @@
 //! The server is killed with SIGKILL at bad moments and started again: nothing that runs notices, nothing is lost.
 
 use super::{Ctx, cases};
-use crate::{fail::{Res, ensure, same}, logs, server::Kind};
+use crate::{
+    fail::{Res, ensure, same},
+    logs,
+    server::Kind,
+};
 use crisp_cri_proto::v1::*;
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -49,7 +53,10 @@ async fn log_is_whole(ctx: &Ctx) -> Res {
     let mut server = ctx.own(|_| ()).await?;
     let cri = server.cri().await?;
     let pod = ctx.up_on(&cri, ctx.pod()).await?;
-    let config = ctx.container("c", &["sh", "-c", "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); [ $((i%100)) = 0 ] && sleep 0.05; done"]);
+    let config = ctx.container(
+        "c",
+        &["sh", "-c", "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); [ $((i%100)) = 0 ] && sleep 0.05; done"],
+    );
     let c = pod.start(&config).await?;
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -150,7 +157,11 @@ async fn killed_while_stopping(ctx: &Ctx) -> Res {
         let cri = server.cri().await?;
         cri.stop_pod(&pod.id).await?;
         cri.remove_pod(&pod.id).await?;
-        same!(format!("container, killed after {ms} ms"), cri.status(&c).await.err().map(|e| e.code()), Some(Code::NotFound));
+        same!(
+            format!("container, killed after {ms} ms"),
+            cri.status(&c).await.err().map(|e| e.code()),
+            Some(Code::NotFound)
+        );
     }
     server.finish().await
 }
@@ -212,10 +223,10 @@ async fn created_is_still_created_or_gone(ctx: &Ctx) -> Res {
     server.kill9();
     server.start_again().await?;
     let cri = server.cri().await?;
-    if let Ok(s) = cri.status(&c).await {
-        if s.state() == ContainerState::ContainerCreated {
-            cri.start(&c).await?;
-        }
+    if let Ok(s) = cri.status(&c).await
+        && s.state() == ContainerState::ContainerCreated
+    {
+        cri.start(&c).await?;
     }
     server.finish().await
 }
@@ -232,7 +243,10 @@ async fn forty_pods_restart_fast(ctx: &Ctx) -> Res {
     let t = Instant::now();
     server.start_again().await?;
     let cri = server.cri().await?;
-    let running = cri.containers(ContainerFilter { state: Some(ContainerStateValue { state: 1 }), ..Default::default() }).await?.len();
+    let running = cri
+        .containers(ContainerFilter { state: Some(ContainerStateValue { state: 1 }), ..Default::default() })
+        .await?
+        .len();
     let took = t.elapsed();
     same!("running", running, 40);
     // The goal is 60 ms on a quiet machine (bench); here it is only that nothing grows out of hand.

@@ -62,7 +62,11 @@ async fn unknown_ids(ctx: &Ctx) -> Res {
     same!("StopContainer", code(cri.stop(&id, 0).await), Code::Ok);
     same!("RemoveContainer", code(cri.remove(&id).await), Code::Ok);
     let sandbox = ctx.pod();
-    same!("CreateContainer", code(cri.create(&id, &ctx.container("c", &["true"]), &sandbox).await.map(drop)), Code::NotFound);
+    same!(
+        "CreateContainer",
+        code(cri.create(&id, &ctx.container("c", &["true"]), &sandbox).await.map(drop)),
+        Code::NotFound
+    );
     same!("filter by unknown id", cri.pods(PodSandboxFilter { id: id.clone(), ..Default::default() }).await?.len(), 0);
     same!("filter by unknown id", cri.containers(ContainerFilter { id, ..Default::default() }).await?.len(), 0);
     let message = cri.pod_status("feedbeef").await.err().map(|s| s.message().to_owned()).unwrap_or_default();
@@ -138,7 +142,10 @@ async fn hostname_and_hosts(ctx: &Ctx) -> Res {
     let name = &pod.config.hostname;
     let out = pod.script("hostname; cat /etc/hostname; echo $HOSTNAME; grep -c localhost /etc/hosts", |_| ()).await?;
     let lines: Vec<&str> = out.lines().collect();
-    ensure!(lines.len() == 4 && lines[..3].iter().all(|l| l == name), "hostname, /etc/hostname and $HOSTNAME are {lines:?}, not {name}");
+    ensure!(
+        lines.len() == 4 && lines[..3].iter().all(|l| l == name),
+        "hostname, /etc/hostname and $HOSTNAME are {lines:?}, not {name}"
+    );
     Ok(())
 }
 
@@ -150,7 +157,11 @@ async fn dns_config(ctx: &Ctx) -> Res {
         options: vec!["ndots:5".into()],
     });
     let out = ctx.up_as(config).await?.script("cat /etc/resolv.conf", |_| ()).await?;
-    same!("resolv.conf", out, "search a.example b.example\nnameserver 10.1.2.3\nnameserver 10.1.2.4\noptions ndots:5\n");
+    same!(
+        "resolv.conf",
+        out,
+        "search a.example b.example\nnameserver 10.1.2.3\nnameserver 10.1.2.4\noptions ndots:5\n"
+    );
     Ok(())
 }
 
@@ -229,7 +240,10 @@ async fn target_pid_namespace(ctx: &Ctx) -> Res {
         }
     };
     let out = pod.script("ps -o pid,args", join(&target)).await?;
-    ensure!(out.lines().any(|l| l.trim().starts_with("1 ") && l.contains("sleep 7232")), "the target is not PID 1 in: {out}");
+    ensure!(
+        out.lines().any(|l| l.trim().starts_with("1 ") && l.contains("sleep 7232")),
+        "the target is not PID 1 in: {out}"
+    );
     let other = ctx.up().await?;
     let mut c = ctx.container("x", &["true"]);
     join(&target)(&mut c);
@@ -244,8 +258,12 @@ async fn target_pid_namespace(ctx: &Ctx) -> Res {
 async fn host_namespaces(ctx: &Ctx) -> Res {
     let mut config = ctx.pod();
     config.hostname = String::new();
-    *pod_namespaces(&mut config) =
-        NamespaceOption { network: NamespaceMode::Node as i32, pid: NamespaceMode::Node as i32, ipc: NamespaceMode::Node as i32, ..Default::default() };
+    *pod_namespaces(&mut config) = NamespaceOption {
+        network: NamespaceMode::Node as i32,
+        pid: NamespaceMode::Node as i32,
+        ipc: NamespaceMode::Node as i32,
+        ..Default::default()
+    };
     let options = pod_namespaces(&mut config).clone();
     let pod = ctx.up_as(config).await?;
     let status = ctx.cri.pod_status(&pod.id).await?;
@@ -270,7 +288,11 @@ async fn a_retry_joins(ctx: &Ctx) -> Res {
     let mut changed = config.clone();
     changed.annotations.insert("kubernetes.io/config.seen".into(), "later".into());
     same!("called again after it was made", ctx.cri.run_pod(&changed).await?, first);
-    same!("pods", ctx.cri.pods(PodSandboxFilter::default()).await?.iter().filter(|p| p.metadata == config.metadata).count(), 1);
+    same!(
+        "pods",
+        ctx.cri.pods(PodSandboxFilter::default()).await?.iter().filter(|p| p.metadata == config.metadata).count(),
+        1
+    );
     Ok(())
 }
 

@@ -3,7 +3,10 @@
 use super::{Ctx, cases, pod_security, security};
 use crate::fail::{Res, ensure, same, skip};
 use crisp_cri_proto::v1::*;
-use std::{fs, os::unix::fs::{MetadataExt, PermissionsExt, chown}};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+};
 
 cases!("security":
     user_by_number, user_by_name, unknown_user_is_refused, group_without_user_is_refused, supplemental_groups_merge_and_strict,
@@ -62,7 +65,9 @@ async fn supplemental_groups_merge_and_strict(ctx: &Ctx) -> Res {
     let image = ctx.image("k8s-staging-cri-tools/test-image-predefined-group:latest");
     ctx.cri.pull(&image).await?;
     let pod = ctx.up().await?;
-    for (policy, want) in [(SupplementalGroupsPolicy::Merge, "1000 1234 50000\n"), (SupplementalGroupsPolicy::Strict, "1000 1234\n")] {
+    for (policy, want) in
+        [(SupplementalGroupsPolicy::Merge, "1000 1234 50000\n"), (SupplementalGroupsPolicy::Strict, "1000 1234\n")]
+    {
         let out = pod.script("id -G | tr ' ' '\\n' | sort -n | tr '\\n' ' ' | sed 's/ $//'; echo", |c| {
             c.image = Some(crate::client::spec(&image));
             security(c).run_as_user = Some(Int64Value { value: 1000 });
@@ -81,7 +86,11 @@ const CAPS: &str = "grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/self/status | awk '
 async fn default_capabilities(ctx: &Ctx) -> Res {
     let out = ctx.up().await?.script(CAPS, |_| ()).await?;
     let caps: Vec<&str> = out.lines().collect();
-    same!("inheritable, permitted, effective, bounding, ambient", caps, ["0000000000000000", "00000000a80425fb", "00000000a80425fb", "00000000a80425fb", "0000000000000000"]);
+    same!(
+        "inheritable, permitted, effective, bounding, ambient",
+        caps,
+        ["0000000000000000", "00000000a80425fb", "00000000a80425fb", "00000000a80425fb", "0000000000000000"]
+    );
     Ok(())
 }
 
@@ -90,12 +99,17 @@ async fn add_and_drop_capabilities(ctx: &Ctx) -> Res {
     let bounding = async |add: &[&str], drop: &[&str]| -> Res<u64> {
         let s = |l: &[&str]| l.iter().map(|c| (*c).to_owned()).collect();
         let out = pod.script("grep CapBnd /proc/self/status | awk '{print $2}'", |c| {
-            security(c).capabilities = Some(Capability { add_capabilities: s(add), drop_capabilities: s(drop), ..Default::default() });
+            security(c).capabilities =
+                Some(Capability { add_capabilities: s(add), drop_capabilities: s(drop), ..Default::default() });
         });
         Ok(u64::from_str_radix(out.await?.trim(), 16)?)
     };
     same!("drop ALL", bounding(&[], &["ALL"]).await?, 0);
-    same!("drop all, add two, any spelling", bounding(&["net_admin", "CAP_SYS_TIME"], &["all"]).await?, 1 << 12 | 1 << 25);
+    same!(
+        "drop all, add two, any spelling",
+        bounding(&["net_admin", "CAP_SYS_TIME"], &["all"]).await?,
+        1 << 12 | 1 << 25
+    );
     let all = bounding(&["ALL"], &["CHOWN"]).await?;
     ensure!(all & 1 == 0 && all.count_ones() >= 38, "add ALL, drop CHOWN: {all:x}");
     Ok(())
@@ -104,7 +118,8 @@ async fn add_and_drop_capabilities(ctx: &Ctx) -> Res {
 async fn unknown_capability_is_refused(ctx: &Ctx) -> Res {
     let pod = ctx.up().await?;
     let mut config = ctx.container("c", &["true"]);
-    security(&mut config).capabilities = Some(Capability { add_capabilities: vec!["CAP_NOT_ONE".into()], ..Default::default() });
+    security(&mut config).capabilities =
+        Some(Capability { add_capabilities: vec!["CAP_NOT_ONE".into()], ..Default::default() });
     let done = match pod.create(&config).await {
         Ok(c) => ctx.cri.start(&c).await,
         Err(e) => Err(e),
@@ -132,7 +147,13 @@ async fn privileged_sees_all(ctx: &Ctx) -> Res {
     let out = out.await?;
     let own = fs::read_to_string("/proc/self/status")?;
     let all = own.lines().find_map(|l| l.strip_prefix("CapBnd:")).unwrap_or_default();
-    ensure!(out.starts_with("mounted\n1\n") && out.contains(&format!("CapEff:{all}")) && out.contains("devices") && out.contains("Seccomp:\t0"), "{out}");
+    ensure!(
+        out.starts_with("mounted\n1\n")
+            && out.contains(&format!("CapEff:{all}"))
+            && out.contains("devices")
+            && out.contains("Seccomp:\t0"),
+        "{out}"
+    );
     Ok(())
 }
 
@@ -168,7 +189,11 @@ async fn masked_and_readonly_paths(ctx: &Ctx) -> Res {
         s.masked_paths = vec!["/etc/passwd".into(), "/var".into(), "/not/there".into()];
         s.readonly_paths = vec!["/root".into(), "/not/there/either".into()];
     });
-    same!("masked file, masked directory, read-only", out.await?.split_whitespace().collect::<Vec<_>>(), ["0", "0", "ro"]);
+    same!(
+        "masked file, masked directory, read-only",
+        out.await?.split_whitespace().collect::<Vec<_>>(),
+        ["0", "0", "ro"]
+    );
     Ok(())
 }
 
@@ -182,10 +207,16 @@ async fn no_paths_means_none(ctx: &Ctx) -> Res {
 async fn seccomp_default_and_unconfined(ctx: &Ctx) -> Res {
     let pod = ctx.up().await?;
     let with = |t: security_profile::ProfileType| {
-        move |c: &mut ContainerConfig| security(c).seccomp = Some(SecurityProfile { profile_type: t as i32, localhost_ref: String::new() })
+        move |c: &mut ContainerConfig| {
+            security(c).seccomp = Some(SecurityProfile { profile_type: t as i32, localhost_ref: String::new() })
+        }
     };
     let look = "grep Seccomp: /proc/self/status | awk '{print $2}'; unshare -U true 2>/dev/null && echo unshared || echo refused";
-    same!("RuntimeDefault", pod.script(look, with(security_profile::ProfileType::RuntimeDefault)).await?, "2\nrefused\n");
+    same!(
+        "RuntimeDefault",
+        pod.script(look, with(security_profile::ProfileType::RuntimeDefault)).await?,
+        "2\nrefused\n"
+    );
     same!("Unconfined", pod.script(look, with(security_profile::ProfileType::Unconfined)).await?, "0\nunshared\n");
     same!("none", pod.script(look, |_| ()).await?, "0\nunshared\n");
     Ok(())
@@ -199,8 +230,10 @@ async fn seccomp_localhost(ctx: &Ctx) -> Res {
         let reference = format!("{prefix}{}", file.display());
         let pod = ctx.up().await?;
         let out = pod.script("touch /x; chmod 600 /x 2>/dev/null && echo done || echo refused", |c| {
-            security(c).seccomp =
-                Some(SecurityProfile { profile_type: security_profile::ProfileType::Localhost as i32, localhost_ref: reference.clone() });
+            security(c).seccomp = Some(SecurityProfile {
+                profile_type: security_profile::ProfileType::Localhost as i32,
+                localhost_ref: reference.clone(),
+            });
         });
         same!(format!("profile {reference}"), out.await?, "refused\n");
     }
@@ -211,8 +244,10 @@ async fn seccomp_missing_profile_is_refused(ctx: &Ctx) -> Res {
     let pod = ctx.up().await?;
     for reference in ["/no/such/profile.json", "", "relative.json"] {
         let mut config = ctx.container(&format!("c{}", ctx.number()), &["true"]);
-        security(&mut config).seccomp =
-            Some(SecurityProfile { profile_type: security_profile::ProfileType::Localhost as i32, localhost_ref: reference.into() });
+        security(&mut config).seccomp = Some(SecurityProfile {
+            profile_type: security_profile::ProfileType::Localhost as i32,
+            localhost_ref: reference.into(),
+        });
         ensure!(pod.create(&config).await.is_err(), "profile {reference:?} is accepted");
     }
     Ok(())
@@ -220,9 +255,16 @@ async fn seccomp_missing_profile_is_refused(ctx: &Ctx) -> Res {
 
 async fn devices(ctx: &Ctx) -> Res {
     let pod = ctx.up().await?;
-    let device = |host: &str, inside: &str, p: &str| Device { host_path: host.into(), container_path: inside.into(), permissions: p.into() };
+    let device = |host: &str, inside: &str, p: &str| Device {
+        host_path: host.into(),
+        container_path: inside.into(),
+        permissions: p.into(),
+    };
     // One that the default list does not allow anyway.
-    let Some(host) = ["/dev/fuse", "/dev/loop-control", "/dev/hwrng", "/dev/kmsg"].into_iter().find(|d| std::path::Path::new(d).exists()) else {
+    let Some(host) = ["/dev/fuse", "/dev/loop-control", "/dev/hwrng", "/dev/kmsg"]
+        .into_iter()
+        .find(|d| std::path::Path::new(d).exists())
+    else {
         return skip("no device to hand out");
     };
     let out = pod.script("(: < /dev/mine) 2>/dev/null && echo read; (: >> /dev/mine) 2>/dev/null && echo wrote || echo refused; ls /dev | grep -cE '^(mem|kmsg|vda)$' || true", |c| {
@@ -239,13 +281,23 @@ async fn limits_reach_the_cgroup(ctx: &Ctx) -> Res {
     let pod = ctx.up().await?;
     let mut config = ctx.container("c", &["sleep", "3600"]);
     config.linux.get_or_insert_default().resources = Some(LinuxContainerResources {
-        cpu_period: 100_000, cpu_quota: 50_000, cpu_shares: 512, memory_limit_in_bytes: 64 << 20, cpuset_cpus: "0".into(), ..Default::default()
+        cpu_period: 100_000,
+        cpu_quota: 50_000,
+        cpu_shares: 512,
+        memory_limit_in_bytes: 64 << 20,
+        cpuset_cpus: "0".into(),
+        ..Default::default()
     });
     let c = pod.start(&config).await?;
     let parent = &pod.config.linux.clone().unwrap_or_default().cgroup_parent;
     let find = |name: &str| crate::world::cgroups(&c).into_iter().map(|d| d.join(name)).find(|p| p.exists());
-    let read = |v1: &str, v2: &str| find(v1).or_else(|| find(v2)).and_then(|p| fs::read_to_string(p).ok()).unwrap_or_default().trim().to_owned();
-    ensure!(crate::world::cgroups(&c).iter().any(|p| p.to_string_lossy().contains(parent.as_str())), "its cgroup is not below {parent}");
+    let read = |v1: &str, v2: &str| {
+        find(v1).or_else(|| find(v2)).and_then(|p| fs::read_to_string(p).ok()).unwrap_or_default().trim().to_owned()
+    };
+    ensure!(
+        crate::world::cgroups(&c).iter().any(|p| p.to_string_lossy().contains(parent.as_str())),
+        "its cgroup is not below {parent}"
+    );
     same!("memory", read("memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
     let quota = read("cpu.cfs_quota_us", "cpu.max");
     ensure!(quota == "50000" || quota == "50000 100000", "cpu quota {quota:?}");
@@ -262,7 +314,10 @@ async fn oom_score(ctx: &Ctx) -> Res {
         same!("oom_score_adj", out.await?.trim(), score.to_string());
     }
     // Lower than the server's own needs a capability that a server in a box may lack; it must clamp, not fail.
-    pod.script("cat /proc/self/oom_score_adj", |c| c.linux.get_or_insert_default().resources.get_or_insert_default().oom_score_adj = -997).await?;
+    pod.script("cat /proc/self/oom_score_adj", |c| {
+        c.linux.get_or_insert_default().resources.get_or_insert_default().oom_score_adj = -997
+    })
+    .await?;
     Ok(())
 }
 
@@ -313,8 +368,11 @@ async fn user_namespace_volume(ctx: &Ctx) -> Res {
     let out = pod.script("stat -c '%u %g' /v/f; echo x > /v/g", |c| {
         in_userns(c);
         c.mounts = vec![Mount {
-            host_path: dir.to_string_lossy().into(), container_path: "/v".into(),
-            uid_mappings: map.uids.clone(), gid_mappings: map.gids.clone(), ..Default::default()
+            host_path: dir.to_string_lossy().into(),
+            container_path: "/v".into(),
+            uid_mappings: map.uids.clone(),
+            gid_mappings: map.gids.clone(),
+            ..Default::default()
         }];
     });
     same!("owner seen inside", out.await?, "12 34\n");

@@ -1,7 +1,13 @@
 //! crictl through its whole life cycle, as a person types it.
 
 use super::opts;
-use crate::{fail::{Res, ensure, same}, images, server::{Kind, Server}, sh, world::World};
+use crate::{
+    fail::{Res, ensure, same},
+    images,
+    server::{Kind, Server},
+    sh,
+    world::World,
+};
 use serde_json::{Value, json};
 use std::fs;
 use tokio::process::Command;
@@ -49,7 +55,11 @@ pub(crate) async fn life_cycle(world: &World, kind: Kind) -> Res<String> {
     same!("inspectp", json(&["inspectp", &pod]).await?["status"]["state"], "SANDBOX_READY");
     crictl(&["stop", "-t", "5", &id]).await?;
     let status = json(&["inspect", &id]).await?;
-    same!("state and exit code", (&status["status"]["state"], &status["status"]["exitCode"]), (&json!("CONTAINER_EXITED"), &json!(0)));
+    same!(
+        "state and exit code",
+        (&status["status"]["state"], &status["status"]["exitCode"]),
+        (&json!("CONTAINER_EXITED"), &json!(0))
+    );
     crictl(&["rm", &id]).await?;
     // As a person does it in one go.
     let id = crictl(&["run", &ctr_file, &pod_file]).await;

@@ -1,7 +1,13 @@
 //! critest, the conformance suite of CRI, unmodified: every spec passes, but for those that `critest.txt` names with a reason.
 
 use super::opts;
-use crate::{fail::{Fail, Res, ensure}, parts, server::{Kind, Server}, sh, world::World};
+use crate::{
+    fail::{Fail, Res, ensure},
+    parts,
+    server::{Kind, Server},
+    sh,
+    world::World,
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use tokio::process::Command;
@@ -14,7 +20,10 @@ fn expected(kind: Kind) -> Res<BTreeMap<String, (String, String)>> {
     for line in text.lines().filter(|l| !l.starts_with('#') && !l.trim().is_empty()) {
         let mut f = line.splitn(4, " | ");
         let (Some(who), Some(state), Some(spec), Some(why)) = (f.next(), f.next(), f.next(), f.next()) else {
-            return Err(Fail::Wrong(format!("{}: `server | fail or skip | spec | reason`, not `{line}`", file.display())));
+            return Err(Fail::Wrong(format!(
+                "{}: `server | fail or skip | spec | reason`, not `{line}`",
+                file.display()
+            )));
         };
         if who == "both" || who == format!("{kind:?}").to_lowercase() {
             all.insert(spec.to_owned(), (state.to_owned(), why.to_owned()));
@@ -32,11 +41,15 @@ pub(crate) async fn conformance(world: &World, kind: Kind) -> Res<String> {
     let endpoint = format!("unix://{}", server.sock.display());
     let mut c = Command::new(world.parts.get("critest", "critest")?);
     c.current_dir(&dir)
-        .arg(format!("-runtime-endpoint={endpoint}")).arg(format!("-image-endpoint={endpoint}"))
-        .arg(format!("-ginkgo.json-report={}", report.display())).arg("-ginkgo.no-color").arg("-ginkgo.timeout=15m")
+        .arg(format!("-runtime-endpoint={endpoint}"))
+        .arg(format!("-image-endpoint={endpoint}"))
+        .arg(format!("-ginkgo.json-report={}", report.display()))
+        .arg("-ginkgo.no-color")
+        .arg("-ginkgo.timeout=15m")
         .env("PATH", format!("{}:{}", world.parts.dir("crictl")?.display(), std::env::var("PATH").unwrap_or_default()));
     let out = sh::output(&mut c, 1000).await?;
-    let text = std::fs::read(&report).map_err(|e| Fail::Wrong(format!("critest wrote no report ({e}): {}{}", out.stdout, out.stderr)))?;
+    let text = std::fs::read(&report)
+        .map_err(|e| Fail::Wrong(format!("critest wrote no report ({e}): {}{}", out.stdout, out.stderr)))?;
     let report: Value = serde_json::from_slice(&text)?;
     if let Some(keep) = std::env::var_os("CRISP_E2E_REPORT") {
         std::fs::write(keep, &text)?;
@@ -47,7 +60,8 @@ pub(crate) async fn conformance(world: &World, kind: Kind) -> Res<String> {
         if spec["LeafNodeType"] != "It" {
             continue;
         }
-        let mut words: Vec<&str> = spec["ContainerHierarchyTexts"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let mut words: Vec<&str> =
+            spec["ContainerHierarchyTexts"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         words.extend(spec["LeafNodeText"].as_str());
         let name = words.join(" ");
         let listed = known.get(&name).map(|(s, _)| s.as_str());

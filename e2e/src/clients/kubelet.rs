@@ -2,9 +2,22 @@
 //! restart of kubelet, and goes away clean.
 
 use super::opts;
-use crate::{cases::network::get, fail::{Fail, Res, ensure, same}, images, leaks::Snapshot, server::{Kind, Server}, sh, world::{self, World}};
+use crate::{
+    cases::network::get,
+    fail::{Fail, Res, ensure, same},
+    images,
+    leaks::Snapshot,
+    server::{Kind, Server},
+    sh,
+    world::{self, World},
+};
 use serde_json::Value;
-use std::{fs, path::{Path, PathBuf}, process::Stdio, time::{Duration, Instant}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
 use tokio::process::{Child, Command};
 
 const PORT: &str = "127.0.0.1:10255";
@@ -80,7 +93,11 @@ fn cgroup_root(world: &World) -> Res<String> {
     let path = format!("{}/kubelet", world.cgroup);
     let top = Path::new("/sys/fs/cgroup");
     let v2 = top.join("cgroup.controllers").exists();
-    let mut dirs: Vec<PathBuf> = if v2 { vec![top.into()] } else { fs::read_dir(top)?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect() };
+    let mut dirs: Vec<PathBuf> = if v2 {
+        vec![top.into()]
+    } else {
+        fs::read_dir(top)?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+    };
     dirs.sort();
     for d in dirs {
         let mut at = d.clone();
@@ -102,8 +119,23 @@ fn start(world: &World, dir: &Path) -> Res<Child> {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log"))?;
     let d = |n: &str| dir.join(n).to_string_lossy().into_owned();
     Ok(Command::new(world.parts.get("kubelet", "kubelet")?)
-        .args(["--config", &d("config.yaml"), "--root-dir", &d("root"), "--cert-dir", &d("pki"), "--hostname-override", "e2e-node", "--node-ip", "192.0.2.2", "-v", "2"])
-        .stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log)
+        .args([
+            "--config",
+            &d("config.yaml"),
+            "--root-dir",
+            &d("root"),
+            "--cert-dir",
+            &d("pki"),
+            "--hostname-override",
+            "e2e-node",
+            "--node-ip",
+            "192.0.2.2",
+            "-v",
+            "2",
+        ])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
         .kill_on_drop(true)
         .spawn()?)
 }
@@ -138,7 +170,13 @@ async fn containers() -> Res<Vec<String>> {
     let mut ids = Vec::new();
     for p in list["items"].as_array().into_iter().flatten() {
         for kind in ["initContainerStatuses", "containerStatuses"] {
-            ids.extend(p["status"][kind].as_array().into_iter().flatten().filter_map(|c| c["containerID"].as_str().map(str::to_owned)));
+            ids.extend(
+                p["status"][kind]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|c| c["containerID"].as_str().map(str::to_owned)),
+            );
         }
     }
     Ok(ids)
@@ -150,7 +188,11 @@ async fn ready(secs: u64) -> Res<Vec<String>> {
     loop {
         let list = pods().await.unwrap_or_default();
         let yes = list["items"].as_array().into_iter().flatten().any(|p| {
-            p["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+            p["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True")
         });
         if yes {
             return containers().await;
@@ -163,7 +205,8 @@ async fn ready(secs: u64) -> Res<Vec<String>> {
 /// Adds the last errors of kubelet's log.
 fn said(dir: &Path, e: Fail) -> Fail {
     let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
-    let last: Vec<&str> = log.lines().filter(|l| l.starts_with(['E', 'F']) || l.contains("rror")).rev().take(6).collect();
+    let last: Vec<&str> =
+        log.lines().filter(|l| l.starts_with(['E', 'F']) || l.contains("rror")).rev().take(6).collect();
     Fail::Wrong(format!("{e}; kubelet says: {}", last.join(" | ")))
 }
 

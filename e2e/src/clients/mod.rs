@@ -1,11 +1,16 @@
 //! The clients that people really use, unmodified, against a server of each one's own.
 
-mod critest;
 mod crictl;
+mod critest;
 mod kubelet;
 mod older;
 
-use crate::{fail::{Fail, Res}, run::Sums, server::{Kind, Opts}, world::World};
+use crate::{
+    fail::{Fail, Res},
+    run::Sums,
+    server::{Kind, Opts},
+    world::World,
+};
 use std::time::Instant;
 
 /// Names that real clients pull from, served by our registry.

@@ -80,8 +80,10 @@ impl Hostile {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = asked.clone();
         let task = tokio::spawn(async move {
+            // The set goes with this task, and with it every connection that still hangs.
+            let mut open = tokio::task::JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve(socket, answer.clone(), log.clone()));
+                open.spawn(serve(socket, answer.clone(), log.clone()));
             }
         });
         Ok(Self { host, asked, task })

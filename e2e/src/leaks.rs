@@ -62,9 +62,9 @@ impl Snapshot {
         Self { things: t, fds }
     }
 
-    /// What is there now and was not in `self`, once it has had five seconds to go away.
+    /// What is there now and was not in `self`, once it has had some seconds to go away.
     pub(crate) async fn leaks(&self, server: Option<&Server>, marks: &[String]) -> Vec<String> {
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + Duration::from_secs(12);
         loop {
             let now = Self::take(server, marks);
             let mut new: Vec<String> = now.things.difference(&self.things).cloned().collect();

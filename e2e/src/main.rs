@@ -8,6 +8,8 @@
 //! setup     parts.rs (Debian packages, Go parts), registry.rs, images.rs
 //! ```
 
+mod bench;
+mod bigimage;
 mod budget;
 mod cases;
 mod client;
@@ -76,6 +78,15 @@ enum Verb {
         /// Only those whose name holds one of these words
         words: Vec<String>,
     },
+    /// Print the table of figures, beside containerd's
+    Bench {
+        /// Fewer rounds
+        #[arg(long)]
+        quick: bool,
+        /// The crisp to measure instead of target/release/crisp
+        #[arg(long)]
+        crisp: Option<PathBuf>,
+    },
     /// Install and build what the tests need
     Setup,
 }
@@ -116,6 +127,17 @@ async fn dispatch(verb: Verb) -> Res<i32> {
             let sums = clients::all(&world, kind(containerd), &words).await?;
             Ok(i32::from(sums.failed > 0))
         }
+        Verb::Bench { quick, crisp } => {
+            setup().await?;
+            if !world::inside() {
+                // Its image is made from Debian packages; there is no way to them from inside.
+                fill(true).await?;
+            }
+            if let Some(code) = world::enter().await? {
+                return Ok(code);
+            }
+            bench::bench(world::World::new(crisp).await?, quick).await.map(|()| 0)
+        }
         Verb::Run { endpoint: Some(e), registry, words, .. } => {
             Ok(i32::from(run::endpoint(&e, &registry, &words).await?.failed > 0))
         }
@@ -142,11 +164,17 @@ async fn setup() -> Res {
     parts::apt(parts::DEMO).await?;
     parts::apt(parts::TESTS).await?;
     parts::Parts::all().await?;
+    fill(false).await
+}
+
+/// Fills the registry in the cache with the test images, and the big one for benches if asked.
+async fn fill(big: bool) -> Res {
     let dir = std::env::temp_dir().join(world::mark()).join("setup");
     let storage = parts::cache().join("registry");
     let filled = async {
         let r = registry::Registry::start(&storage, &dir).await?;
-        images::fill(&r.host, &storage).await
+        images::fill(&r.host, &storage).await?;
+        if big { bigimage::fill(&r.host, &storage).await } else { Ok(()) }
     };
     let filled = filled.await;
     let _ = std::fs::remove_dir_all(dir.parent().unwrap_or(&dir));

@@ -324,6 +324,11 @@ state = "{state}"
         self.kill9();
     }
 
+    /// Starts it again and does not wait.
+    pub(crate) fn spawn_again(&mut self) -> Res {
+        self.spawn()
+    }
+
     /// Starts it again with the same roots; returns how long until its first answer.
     pub(crate) async fn start_again(&mut self) -> Res<Duration> {
         let t = Instant::now();

@@ -104,7 +104,15 @@ where
         let cri = server.cri().await?;
         let retry = async {
             let id = cri.run_pod(&pod).await?;
-            let c = cri.create(&id, &ctx.container("c", &["sleep", "3600"]), &pod).await?;
+            let made = cri.create(&id, &ctx.container("c", &["sleep", "3600"]), &pod).await;
+            let c = match made {
+                // It had got as far as running: a kubelet sees that in the list and does not ask again.
+                Err(e) if e.code() == Code::AlreadyExists => {
+                    let all = cri.containers(ContainerFilter { pod_sandbox_id: id, ..Default::default() }).await?;
+                    all.into_iter().next().map(|c| c.id).ok_or(e)?
+                }
+                made => made?,
+            };
             if cri.status(&c).await?.state() == ContainerState::ContainerCreated {
                 cri.start(&c).await?;
             }

@@ -4,6 +4,7 @@
 use super::opts;
 use crate::{
     cases::network::get,
+    client::{Cri, NAMESPACE, spec},
     fail::{Fail, Res, ensure, same},
     images,
     leaks::Snapshot,
@@ -11,6 +12,7 @@ use crate::{
     sh,
     world::{self, World},
 };
+use crisp_cri_proto::v1::*;
 use serde_json::Value;
 use std::{
     fs,
@@ -35,6 +37,7 @@ pub(crate) async fn static_pod(world: &World, kind: Kind) -> Res<String> {
     // The first pod of a server makes things that stay (a bridge); they are no leak of the second.
     let warm = server.cri().await?;
     warm.ensure(&world.image(images::BUSYBOX)).await?;
+    warm_up(&warm, world, &dir).await?;
     let marks = [world::mark(), server.instance.clone()];
 
     let kubelet = start(world, &dir)?;
@@ -86,6 +89,29 @@ pub(crate) async fn static_pod(world: &World, kind: Kind) -> Res<String> {
     server.finish().await?;
     ensure!(leaks.is_empty(), "left behind: {}", leaks.iter().take(8).cloned().collect::<Vec<_>>().join("; "));
     Ok(format!("Ready after {:.1} s", took.as_secs_f64()))
+}
+
+async fn warm_up(cri: &Cri, world: &World, dir: &Path) -> Res {
+    let pod = PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata { name: "warm".into(), uid: "warm".into(), namespace: NAMESPACE.into(), attempt: 0 }),
+        hostname: "warm".into(),
+        log_directory: dir.join("logs").to_string_lossy().into_owned(),
+        port_mappings: vec![PortMapping { container_port: 80, host_port: 18098, ..Default::default() }],
+        linux: Some(LinuxPodSandboxConfig { cgroup_parent: format!("{}/warm", world.cgroup), ..Default::default() }),
+        ..Default::default()
+    };
+    let id = cri.run_pod(&pod).await?;
+    let container = ContainerConfig {
+        metadata: Some(ContainerMetadata { name: "warm".into(), attempt: 0 }),
+        image: Some(spec(&world.image(images::BUSYBOX))),
+        command: vec!["sleep".into(), "3600".into()],
+        log_path: "warm.log".into(),
+        linux: Some(LinuxContainerConfig::default()),
+        ..Default::default()
+    };
+    let c = cri.create(&id, &container, &pod).await?;
+    cri.start(&c).await?;
+    cri.remove_everything().await
 }
 
 /// A cgroup of our own in each hierarchy for kubelet to live in.

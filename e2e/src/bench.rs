@@ -1,0 +1,342 @@
+//! The table of figures: crisp on the same CNI plugins, crisp on its own network, and containerd 2.4.2, in one run with one
+//! runc, so that the ratios count; absolute figures belong to the machine.
+
+use crate::{
+    bigimage, budget::field,
+    cases::namespaces,
+    client::{Cri, spec},
+    fail::{Fail, Res},
+    images, logs, parts,
+    server::{Kind, Net, Opts, Server},
+    world::World,
+};
+use crisp_cri_proto::v1::*;
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::{Arc, atomic::{AtomicUsize, Ordering}}, time::{Duration, Instant}};
+
+/// Figures of one server, by name.
+type Figures = BTreeMap<&'static str, f64>;
+
+/// Name, unit, whether less is better, and the goals as ratios to containerd: with the same CNI, with the built-in network.
+const ROWS: &[(&str, &str, bool, Option<f64>, Option<f64>)] = &[
+    ("pod start p50", "ms", true, Some(0.6), Some(0.33)),
+    ("  RunPodSandbox p50", "ms", true, None, None),
+    ("  CreateContainer p50", "ms", true, None, None),
+    ("  StartContainer p50", "ms", true, None, None),
+    ("pod stop p50", "ms", true, Some(0.8), Some(0.3)),
+    ("pods/s, 4 at a time", "1/s", false, Some(2.0), Some(3.0)),
+    ("ExecSync p50", "ms", true, Some(0.7), None),
+    ("execs/s, 4 at a time", "1/s", false, Some(1.5), None),
+    ("cold pull, gzip", "ms", true, Some(0.4), None),
+    ("cold pull, zstd", "ms", true, Some(0.5), None),
+    ("memory a pod, Pss", "kB", true, None, None),
+    ("threads a pod", "", true, None, None),
+    ("server with 40 pods, Pss", "kB", true, None, None),
+    ("kill -9 to first list, 40 pods", "ms", true, None, None),
+    ("ListContainers, 40 pods", "ms", true, None, None),
+    ("log throughput", "MB/s", false, Some(3.0), None),
+];
+
+/// Measures all and prints the table; `quick` takes fewer rounds.
+pub(crate) async fn bench(world: World, quick: bool) -> Res {
+    let storage = parts::cache().join("registry");
+    bigimage::fill(&world.host, &storage).await?;
+    let servers = [("containerd", Kind::Containerd, Net::Cni), ("crisp, same CNI", Kind::Crisp, Net::Cni), ("crisp, built-in", Kind::Crisp, Net::Builtin)];
+    let mut all = Vec::new();
+    for (name, kind, net) in servers {
+        println!("measuring {name}");
+        let pulls = net == Net::Cni;
+        let server = Server::start(&world, &Opts { net, ..Opts::new(kind) }).await?;
+        all.push((name, measure(&world, server, quick, pulls).await?));
+    }
+    table(&all);
+    Ok(())
+}
+
+fn table(all: &[(&str, Figures)]) {
+    println!("\n{}", machine());
+    println!("\n| figure | {} | ratio, same CNI | ratio, built-in |", all.iter().map(|a| a.0).collect::<Vec<_>>().join(" | "));
+    println!("|---|{}---|---|", "---|".repeat(all.len()));
+    let bare = Figures::new();
+    let figures = |i: usize| all.get(i).map_or(&bare, |a| &a.1);
+    for (row, unit, less, same, builtin) in ROWS {
+        let cell = |i: usize| figures(i).get(row).map_or("-".into(), |v| format!("{} {unit}", short(*v)));
+        let ratio = |i: usize, goal: Option<f64>| match (figures(i).get(row), figures(0).get(row)) {
+            (Some(a), Some(b)) if *b > 0.0 => {
+                let r = a / b;
+                let mark = goal.map(|g| if (*less && r <= g) || (!*less && r >= g) { format!(" (goal {g}: met)") } else { format!(" (goal {g}: missed)") });
+                format!("{r:.2}{}", mark.unwrap_or_default())
+            }
+            _ => "-".into(),
+        };
+        println!("| {} | {} | {} | {} | {} | {} |", row.trim(), cell(0), cell(1), cell(2), ratio(1, *same), ratio(2, *builtin));
+    }
+}
+
+fn short(v: f64) -> String {
+    if v >= 100.0 { format!("{v:.0}") } else { format!("{v:.1}") }
+}
+
+fn machine() -> String {
+    let read = |p: &str| fs::read_to_string(p).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).map(|m| m.trim_start_matches([' ', '\t', ':']).to_owned()).unwrap_or_default();
+    let cgroup = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
+    format!(
+        "{} × {model}, {} GB, kernel {}, cgroup {cgroup}, runc 1.5.2, CNI plugins 1.9.1, load {} at the end",
+        cpu.matches("model name").count(), field(&read("/proc/meminfo"), "MemTotal:") / 1_000_000, read("/proc/sys/kernel/osrelease").trim(),
+        read("/proc/loadavg").split(' ').next().unwrap_or_default()
+    )
+}
+
+fn p50(mut v: Vec<f64>) -> f64 {
+    v.sort_by(f64::total_cmp);
+    v.get(v.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn ms(t: Instant) -> f64 {
+    t.elapsed().as_secs_f64() * 1e3
+}
+
+/// Makes pods for measurements.
+#[derive(Clone)]
+struct Maker {
+    cri: Cri,
+    image: String,
+    dir: PathBuf,
+    cgroup: String,
+    next: Arc<AtomicUsize>,
+}
+
+/// Times of one pod's start: the whole, and its three calls.
+type Times = [f64; 4];
+
+impl Maker {
+    fn configs(&self, cmd: &[&str]) -> Res<(PodSandboxConfig, ContainerConfig)> {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        let logs = self.dir.join(format!("logs{n}"));
+        fs::create_dir_all(&logs)?;
+        let pod = PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata { name: format!("b{n}"), uid: format!("b{n}"), namespace: crate::client::NAMESPACE.into(), attempt: 0 }),
+            hostname: format!("b{n}"),
+            log_directory: logs.to_string_lossy().into_owned(),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: self.cgroup.clone(),
+                security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()), ..Default::default() }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let container = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: "c".into(), attempt: 0 }),
+            image: Some(spec(&self.image)),
+            command: cmd.iter().map(|s| (*s).to_owned()).collect(),
+            log_path: "c.log".into(),
+            linux: Some(LinuxContainerConfig {
+                resources: Some(LinuxContainerResources { cpu_shares: 100, memory_limit_in_bytes: 256 << 20, ..Default::default() }),
+                security_context: Some(LinuxContainerSecurityContext { namespace_options: Some(namespaces()), ..Default::default() }),
+            }),
+            ..Default::default()
+        };
+        Ok((pod, container))
+    }
+
+    async fn start(&self, cmd: &[&str]) -> Res<(String, String, PathBuf, Times)> {
+        let (pod, container) = self.configs(cmd)?;
+        let all = Instant::now();
+        let id = self.cri.run_pod(&pod).await?;
+        let run = ms(all);
+        let t = Instant::now();
+        let c = self.cri.create(&id, &container, &pod).await?;
+        let create = ms(t);
+        let t = Instant::now();
+        self.cri.start(&c).await?;
+        Ok((id, c, PathBuf::from(&pod.log_directory).join("c.log"), [ms(all), run, create, ms(t)]))
+    }
+
+    async fn end(&self, pod: &str, container: &str) -> Res<f64> {
+        let t = Instant::now();
+        self.cri.stop(container, 0).await?;
+        self.cri.remove(container).await?;
+        self.cri.stop_pod(pod).await?;
+        self.cri.remove_pod(pod).await?;
+        Ok(ms(t))
+    }
+}
+
+/// Does `n` things, four at a time; things a second.
+async fn four<F, Fut>(n: usize, f: F) -> Res<f64>
+where
+    F: Fn() -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Res> + Send,
+{
+    let t = Instant::now();
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (f, next) = (f.clone(), next.clone());
+        tasks.spawn(async move {
+            while next.fetch_add(1, Ordering::Relaxed) < n {
+                f().await.map_err(|e| e.to_string())?;
+            }
+            Ok::<_, String>(())
+        });
+    }
+    while let Some(r) = tasks.join_next().await {
+        r?.map_err(Fail::Wrong)?;
+    }
+    Ok(n as f64 / t.elapsed().as_secs_f64())
+}
+
+async fn measure(world: &World, mut server: Server, quick: bool, pulls: bool) -> Res<Figures> {
+    let rounds = if quick { 8 } else { 40 };
+    let mut out = Figures::new();
+    let cri = server.cri().await?;
+    let maker = Maker {
+        cri: cri.clone(),
+        image: world.image(images::BUSYBOX),
+        dir: server.dir.join("bench"),
+        cgroup: format!("{}/bench", world.cgroup),
+        next: Arc::default(),
+    };
+    cri.ensure(&maker.image).await?;
+    let (pod, c, ..) = maker.start(&["sleep", "3600"]).await?;
+    maker.end(&pod, &c).await?;
+
+    let (mut starts, mut stops) = ([const { Vec::new() }; 4], Vec::new());
+    for _ in 0..rounds {
+        let (pod, c, _, times) = maker.start(&["sleep", "3600"]).await?;
+        starts.iter_mut().zip(times).for_each(|(all, t)| all.push(t));
+        stops.push(maker.end(&pod, &c).await?);
+    }
+    let [all, run, create, start] = starts;
+    out.insert("pod start p50", p50(all));
+    out.insert("  RunPodSandbox p50", p50(run));
+    out.insert("  CreateContainer p50", p50(create));
+    out.insert("  StartContainer p50", p50(start));
+    out.insert("pod stop p50", p50(stops));
+    let m = maker.clone();
+    let rate = four(rounds * 2, move || {
+        let m = m.clone();
+        async move {
+            let (pod, c, ..) = m.start(&["sleep", "3600"]).await?;
+            m.end(&pod, &c).await.map(drop)
+        }
+    });
+    out.insert("pods/s, 4 at a time", rate.await?);
+
+    let (pod, c, ..) = maker.start(&["sleep", "3600"]).await?;
+    let mut execs = Vec::new();
+    for _ in 0..rounds {
+        let t = Instant::now();
+        cri.exec(&c, &["true"], 30).await?;
+        execs.push(ms(t));
+    }
+    out.insert("ExecSync p50", p50(execs));
+    let (cri2, c2) = (cri.clone(), c.clone());
+    let rate = four(rounds * 4, move || {
+        let (cri, c) = (cri2.clone(), c2.clone());
+        async move { Ok(cri.exec(&c, &["true"], 30).await.map(drop)?) }
+    });
+    out.insert("execs/s, 4 at a time", rate.await?);
+    maker.end(&pod, &c).await?;
+
+    if pulls {
+        for (row, image) in [("cold pull, gzip", bigimage::GZIP), ("cold pull, zstd", bigimage::ZSTD)] {
+            let image = world.image(image);
+            let mut times = Vec::new();
+            for _ in 0..if quick { 1 } else { 3 } {
+                let _ = cri.remove_image(&image).await;
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                let t = Instant::now();
+                cri.pull(&image).await?;
+                times.push(ms(t));
+            }
+            let _ = cri.remove_image(&image).await;
+            out.insert(row, p50(times));
+        }
+    }
+    out.insert("log throughput", log_rate(&maker, if quick { 50 } else { 200 }).await?);
+    forty(&maker, &mut server, &mut out).await?;
+    server.finish().await?;
+    Ok(out)
+}
+
+/// A container writes MB of 100-byte lines by `cat` of a block, so that the writer is never what is measured.
+async fn log_rate(maker: &Maker, mb: usize) -> Res<f64> {
+    let line = "x".repeat(99);
+    let script = format!("i=0; while [ $i -lt 50000 ]; do echo {line}; i=$((i+1)); done > /tmp/block; for i in $(seq {}); do cat /tmp/block; done", mb / 5);
+    let (pod, c, log, _) = maker.start(&["sh", "-c", &script]).await?;
+    maker.cri.wait_exit(&c, 120).await?;
+    let want = mb / 5 * 50_000;
+    let lines = logs::until(&log, 60, "all lines", |l| l.len() >= want).await?;
+    let clock = |l: Option<&logs::Line>| {
+        let text = l.map_or("", |l| l.time.as_str());
+        let day = text.split(['T', 'Z', '+']).nth(1).unwrap_or("0:0:0");
+        day.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap_or(0.0))
+    };
+    let took = clock(lines.last()) - clock(lines.first());
+    maker.end(&pod, &c).await?;
+    Ok(mb as f64 / took)
+}
+
+/// What forty pods cost, and how long a killed server takes to come back with them.
+async fn forty(maker: &Maker, server: &mut Server, out: &mut Figures) -> Res {
+    let us = memory(server, &["sleep"]);
+    let mut pods = Vec::new();
+    for _ in 0..40 {
+        pods.push(maker.start(&["sleep", "36000"]).await?);
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let now = memory(server, &["sleep"]);
+    out.insert("memory a pod, Pss", (now.0.saturating_sub(us.0)) as f64 / 40.0);
+    out.insert("threads a pod", (now.1.saturating_sub(us.1)) as f64 / 40.0);
+    let pss = server.pid().map_or(0, |p| field(&fs::read_to_string(format!("/proc/{p}/smaps_rollup")).unwrap_or_default(), "Pss:"));
+    out.insert("server with 40 pods, Pss", pss as f64);
+    let mut lists = Vec::new();
+    for _ in 0..20 {
+        let t = Instant::now();
+        maker.cri.containers(ContainerFilter::default()).await?;
+        lists.push(ms(t));
+    }
+    out.insert("ListContainers, 40 pods", p50(lists));
+    server.kill9();
+    let t = Instant::now();
+    out.insert("kill -9 to first list, 40 pods", {
+        server.spawn_again()?;
+        loop {
+            if let Ok(cri) = Cri::connect(&server.sock).await
+                && cri.containers(ContainerFilter::default()).await.is_ok_and(|l| l.len() >= 40)
+            {
+                break ms(t);
+            }
+            if t.elapsed() > Duration::from_secs(60) {
+                return Err(Fail::Wrong("the server does not come back".into()));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    let cri = server.cri().await?;
+    let maker = Maker { cri, ..maker.clone() };
+    for (pod, c, ..) in pods {
+        maker.end(&pod, &c).await?;
+    }
+    Ok(())
+}
+
+/// Pss in kB and threads of everything here but the registry, ourselves, the server, and the workload by name.
+fn memory(server: &Server, workload: &[&str]) -> (u64, u64) {
+    let us = std::process::id();
+    let (mut pss, mut threads) = (0, 0);
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let read = |f: &str| fs::read_to_string(entry.path().join(f)).unwrap_or_default();
+        let comm = read("comm");
+        let comm = comm.trim();
+        if pid == us || Some(pid) == server.pid() || workload.contains(&comm) || comm == "docker-registry" {
+            continue;
+        }
+        pss += field(&read("smaps_rollup"), "Pss:");
+        threads += field(&read("status"), "Threads:");
+    }
+    (pss, threads)
+}

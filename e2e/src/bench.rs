@@ -2,7 +2,8 @@
 //! runc, so that the ratios count; absolute figures belong to the machine.
 
 use crate::{
-    bigimage, budget::field,
+    bigimage,
+    budget::field,
     cases::namespaces,
     client::{Cri, spec},
     fail::{Fail, Res},
@@ -11,13 +12,25 @@ use crate::{
     world::World,
 };
 use crisp_cri_proto::v1::*;
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::{Arc, atomic::{AtomicUsize, Ordering}}, time::{Duration, Instant}};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 /// Figures of one server, by name.
 type Figures = BTreeMap<&'static str, f64>;
 
 /// Name, unit, whether less is better, and the goals as ratios to containerd: with the same CNI, with the built-in network.
-const ROWS: &[(&str, &str, bool, Option<f64>, Option<f64>)] = &[
+type Row = (&'static str, &'static str, bool, Option<f64>, Option<f64>);
+
+/// The rows of the table, in its order.
+const ROWS: &[Row] = &[
     ("pod start p50", "ms", true, Some(0.6), Some(0.33)),
     ("  RunPodSandbox p50", "ms", true, None, None),
     ("  CreateContainer p50", "ms", true, None, None),
@@ -40,7 +53,11 @@ const ROWS: &[(&str, &str, bool, Option<f64>, Option<f64>)] = &[
 pub(crate) async fn bench(world: World, quick: bool) -> Res {
     let storage = parts::cache().join("registry");
     bigimage::fill(&world.host, &storage).await?;
-    let servers = [("containerd", Kind::Containerd, Net::Cni), ("crisp, same CNI", Kind::Crisp, Net::Cni), ("crisp, built-in", Kind::Crisp, Net::Builtin)];
+    let servers = [
+        ("containerd", Kind::Containerd, Net::Cni),
+        ("crisp, same CNI", Kind::Crisp, Net::Cni),
+        ("crisp, built-in", Kind::Crisp, Net::Builtin),
+    ];
     let mut all = Vec::new();
     for (name, kind, net) in servers {
         println!("measuring {name}");
@@ -54,7 +71,10 @@ pub(crate) async fn bench(world: World, quick: bool) -> Res {
 
 fn table(all: &[(&str, Figures)]) {
     println!("\n{}", machine());
-    println!("\n| figure | {} | ratio, same CNI | ratio, built-in |", all.iter().map(|a| a.0).collect::<Vec<_>>().join(" | "));
+    println!(
+        "\n| figure | {} | ratio, same CNI | ratio, built-in |",
+        all.iter().map(|a| a.0).collect::<Vec<_>>().join(" | ")
+    );
     println!("|---|{}---|---|", "---|".repeat(all.len()));
     let bare = Figures::new();
     let figures = |i: usize| all.get(i).map_or(&bare, |a| &a.1);
@@ -63,12 +83,26 @@ fn table(all: &[(&str, Figures)]) {
         let ratio = |i: usize, goal: Option<f64>| match (figures(i).get(row), figures(0).get(row)) {
             (Some(a), Some(b)) if *b > 0.0 => {
                 let r = a / b;
-                let mark = goal.map(|g| if (*less && r <= g) || (!*less && r >= g) { format!(" (goal {g}: met)") } else { format!(" (goal {g}: missed)") });
+                let mark = goal.map(|g| {
+                    if (*less && r <= g) || (!*less && r >= g) {
+                        format!(" (goal {g}: met)")
+                    } else {
+                        format!(" (goal {g}: missed)")
+                    }
+                });
                 format!("{r:.2}{}", mark.unwrap_or_default())
             }
             _ => "-".into(),
         };
-        println!("| {} | {} | {} | {} | {} | {} |", row.trim(), cell(0), cell(1), cell(2), ratio(1, *same), ratio(2, *builtin));
+        println!(
+            "| {} | {} | {} | {} | {} | {} |",
+            row.trim(),
+            cell(0),
+            cell(1),
+            cell(2),
+            ratio(1, *same),
+            ratio(2, *builtin)
+        );
     }
 }
 
@@ -79,11 +113,17 @@ fn short(v: f64) -> String {
 fn machine() -> String {
     let read = |p: &str| fs::read_to_string(p).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).map(|m| m.trim_start_matches([' ', '\t', ':']).to_owned()).unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .map(|m| m.trim_start_matches([' ', '\t', ':']).to_owned())
+        .unwrap_or_default();
     let cgroup = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
     format!(
         "{} × {model}, {} GB, kernel {}, cgroup {cgroup}, runc 1.5.2, CNI plugins 1.9.1, load {} at the end",
-        cpu.matches("model name").count(), field(&read("/proc/meminfo"), "MemTotal:") / 1_000_000, read("/proc/sys/kernel/osrelease").trim(),
+        cpu.matches("model name").count(),
+        field(&read("/proc/meminfo"), "MemTotal:") / 1_000_000,
+        read("/proc/sys/kernel/osrelease").trim(),
         read("/proc/loadavg").split(' ').next().unwrap_or_default()
     )
 }
@@ -116,12 +156,20 @@ impl Maker {
         let logs = self.dir.join(format!("logs{n}"));
         fs::create_dir_all(&logs)?;
         let pod = PodSandboxConfig {
-            metadata: Some(PodSandboxMetadata { name: format!("b{n}"), uid: format!("b{n}"), namespace: crate::client::NAMESPACE.into(), attempt: 0 }),
+            metadata: Some(PodSandboxMetadata {
+                name: format!("b{n}"),
+                uid: format!("b{n}"),
+                namespace: crate::client::NAMESPACE.into(),
+                attempt: 0,
+            }),
             hostname: format!("b{n}"),
             log_directory: logs.to_string_lossy().into_owned(),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.cgroup.clone(),
-                security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()), ..Default::default() }),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -132,8 +180,15 @@ impl Maker {
             command: cmd.iter().map(|s| (*s).to_owned()).collect(),
             log_path: "c.log".into(),
             linux: Some(LinuxContainerConfig {
-                resources: Some(LinuxContainerResources { cpu_shares: 100, memory_limit_in_bytes: 256 << 20, ..Default::default() }),
-                security_context: Some(LinuxContainerSecurityContext { namespace_options: Some(namespaces()), ..Default::default() }),
+                resources: Some(LinuxContainerResources {
+                    cpu_shares: 100,
+                    memory_limit_in_bytes: 256 << 20,
+                    ..Default::default()
+                }),
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    ..Default::default()
+                }),
             }),
             ..Default::default()
         };
@@ -264,7 +319,10 @@ async fn measure(world: &World, mut server: Server, quick: bool, pulls: bool) ->
 /// A container writes MB of 100-byte lines by `cat` of a block, so that the writer is never what is measured.
 async fn log_rate(maker: &Maker, mb: usize) -> Res<f64> {
     let line = "x".repeat(99);
-    let script = format!("i=0; while [ $i -lt 50000 ]; do echo {line}; i=$((i+1)); done > /tmp/block; for i in $(seq {}); do cat /tmp/block; done", mb / 5);
+    let script = format!(
+        "i=0; while [ $i -lt 50000 ]; do echo {line}; i=$((i+1)); done > /tmp/block; for i in $(seq {}); do cat /tmp/block; done",
+        mb / 5
+    );
     let (pod, c, log, _) = maker.start(&["sh", "-c", &script]).await?;
     maker.cri.wait_exit(&c, 120).await?;
     let want = mb / 5 * 50_000;
@@ -290,7 +348,9 @@ async fn forty(maker: &Maker, server: &mut Server, out: &mut Figures) -> Res {
     let now = memory(server, &["sleep"]);
     out.insert("memory a pod, Pss", (now.0.saturating_sub(us.0)) as f64 / 40.0);
     out.insert("threads a pod", (now.1.saturating_sub(us.1)) as f64 / 40.0);
-    let pss = server.pid().map_or(0, |p| field(&fs::read_to_string(format!("/proc/{p}/smaps_rollup")).unwrap_or_default(), "Pss:"));
+    let pss = server
+        .pid()
+        .map_or(0, |p| field(&fs::read_to_string(format!("/proc/{p}/smaps_rollup")).unwrap_or_default(), "Pss:"));
     out.insert("server with 40 pods, Pss", pss as f64);
     let mut lists = Vec::new();
     for _ in 0..20 {

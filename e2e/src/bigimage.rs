@@ -1,6 +1,11 @@
 //! A realistic image for measuring pulls: seven layers of Debian packages, about 1 GB unpacked, as gzip and as zstd.
 
-use crate::{fail::{Fail, Res}, parts, push::{Layer, push}, sh};
+use crate::{
+    fail::{Fail, Res},
+    parts,
+    push::{Layer, push},
+    sh,
+};
 use serde_json::json;
 use std::{fs, path::Path};
 
@@ -10,7 +15,10 @@ pub(crate) const ZSTD: &str = "bench/debian-dev:zstd";
 
 /// What each layer over the base system holds.
 const SETS: &[(&str, &str)] = &[
-    ("py", "python3 python3.11 libpython3.11-stdlib python3.11-minimal libpython3.11-minimal python3-pip python3-setuptools"),
+    (
+        "py",
+        "python3 python3.11 libpython3.11-stdlib python3.11-minimal libpython3.11-minimal python3-pip python3-setuptools",
+    ),
     ("gcc", "gcc-12 cpp-12 g++-12 binutils-x86-64-linux-gnu libgcc-12-dev libc6-dev linux-libc-dev libstdc++-12-dev"),
     ("perl", "perl-modules-5.36 libperl5.36 perl git vim-runtime"),
     ("llvm", "libllvm14 clang-14 libclang-common-14-dev libclang-cpp14"),

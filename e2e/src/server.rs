@@ -54,14 +54,24 @@ pub(crate) struct Opts {
     pub(crate) root: Option<PathBuf>,
     /// Lines of `certs.d/<host>/hosts.toml`.
     pub(crate) hosts: Vec<(String, String)>,
-    /// Added to crisp's configuration.
+    /// Added to crisp's configuration, in the table of its runtime and after.
     pub(crate) extra: String,
+    /// Added to crisp's table `cni`.
+    pub(crate) cni: String,
 }
 
 impl Opts {
     /// The ordinary server of this kind.
     pub(crate) fn new(kind: Kind) -> Self {
-        Self { kind, net: Net::Cni, runtime: None, root: None, hosts: Vec::new(), extra: String::new() }
+        Self {
+            kind,
+            net: Net::Cni,
+            runtime: None,
+            root: None,
+            hosts: Vec::new(),
+            extra: String::new(),
+            cni: String::new(),
+        }
     }
 }
 
@@ -178,9 +188,10 @@ impl Server {
         let mode = if opts.net == Net::Builtin { "builtin" } else { "cni" };
         let d = self.dir.display();
         let config = format!(
-            "default_runtime = \"runc\"\n[network]\nmode = \"{mode}\"\n[cni]\nconf_dir = \"{d}/cni\"\nbin_dirs = [\"{}\"]\n\
+            "default_runtime = \"runc\"\n[network]\nmode = \"{mode}\"\n[cni]\nconf_dir = \"{d}/cni\"\nbin_dirs = [\"{}\"]\n{}\n\
              [registry]\nconfig_path = \"{d}/certs.d\"\n[runtimes.runc]\npath = \"{}\"\n{}",
             bins.display(),
+            opts.cni,
             runtime.display(),
             opts.extra
         );

@@ -185,17 +185,28 @@ async fn cni_plugin_that_talks_rubbish(ctx: &Ctx) -> Res {
 
 async fn cni_plugin_that_hangs(ctx: &Ctx) -> Res {
     ctx.only_crisp("its pods stay reserved until the plugin returns")?;
-    let script = r#"cat >/dev/null; case $CNI_COMMAND in ADD) exec sleep 3600;; esac; exit 0"#;
-    let server = with_plugin(ctx, script).await?;
+    let dir = ctx.tmp()?;
+    program(&dir.join("odd"), "cat >/dev/null; case $CNI_COMMAND in ADD) exec sleep 3600;; esac; exit 0")?;
+    let server = ctx
+        .own(move |o| {
+            o.net = Net::Plugin("odd".into(), dir);
+            o.cni = "timeout_seconds = 5".into();
+        })
+        .await?;
     let cri = server.cri().await?;
-    let r = tokio::time::timeout(Duration::from_secs(3), cri.run_pod(&ctx.pod())).await;
-    ensure!(!matches!(r, Ok(Ok(_))), "a pod starts");
     let t = Instant::now();
-    cri.conditions().await?;
-    cri.pods(PodSandboxFilter::default()).await?;
-    ensure!(t.elapsed() < Duration::from_secs(2), "reads wait for it");
-    drop(server);
-    Ok(())
+    let config = ctx.pod();
+    let (made, reads) = tokio::join!(cri.run_pod(&config), async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let t = Instant::now();
+        cri.conditions().await?;
+        cri.pods(PodSandboxFilter::default()).await?;
+        Ok::<_, crate::fail::Fail>(t.elapsed())
+    });
+    ensure!(reads? < Duration::from_secs(2), "reads wait for a plugin that hangs");
+    ensure!(made.as_ref().err().is_some_and(|e| e.message().contains("odd")), "the plugin is not named: {made:?}");
+    ensure!(t.elapsed() < Duration::from_secs(20), "the limit is 5 s, the answer came after {:?}", t.elapsed());
+    server.finish().await
 }
 
 async fn cni_delete_that_fails_is_retried(ctx: &Ctx) -> Res {

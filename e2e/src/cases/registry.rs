@@ -176,7 +176,7 @@ async fn other_platform(ctx: &Ctx) -> Res {
         {"mediaType": crate::push::MANIFEST, "digest": digest(&w.manifest), "size": w.manifest.len(), "platform": {"os": "linux", "architecture": "s390x"}}]});
     let index = index.to_string();
     let e = refused(ctx, move |a| {
-        if (a.path.ends_with("/manifests/1") || a.path.ends_with(&digest(index.as_bytes()))) {
+        if a.path.ends_with("/manifests/1") || a.path.ends_with(&digest(index.as_bytes())) {
             Reply::ok("application/vnd.oci.image.index.v1+json", index.as_bytes())
                 .with("Docker-Content-Digest", &digest(index.as_bytes()))
         } else {
@@ -196,7 +196,7 @@ async fn index_picks_the_platform(ctx: &Ctx) -> Res {
         entry("s390x", &digest(b"other"), 5), entry("amd64", &digest(&w.manifest), w.manifest.len()), entry("arm64", &digest(b"third"), 5)]});
     let index = index.to_string();
     let (h, r) = pull(ctx, move |a| {
-        if (a.path.ends_with("/manifests/1") || a.path.ends_with(&digest(index.as_bytes()))) {
+        if a.path.ends_with("/manifests/1") || a.path.ends_with(&digest(index.as_bytes())) {
             Reply::ok("application/vnd.oci.image.index.v1+json", index.as_bytes())
                 .with("Docker-Content-Digest", &digest(index.as_bytes()))
         } else {

@@ -93,7 +93,12 @@ pub(crate) async fn static_pod(world: &World, kind: Kind) -> Res<String> {
 
 async fn warm_up(cri: &Cri, world: &World, dir: &Path) -> Res {
     let pod = PodSandboxConfig {
-        metadata: Some(PodSandboxMetadata { name: "warm".into(), uid: "warm".into(), namespace: NAMESPACE.into(), attempt: 0 }),
+        metadata: Some(PodSandboxMetadata {
+            name: "warm".into(),
+            uid: "warm".into(),
+            namespace: NAMESPACE.into(),
+            attempt: 0,
+        }),
         hostname: "warm".into(),
         log_directory: dir.join("logs").to_string_lossy().into_owned(),
         port_mappings: vec![PortMapping { container_port: 80, host_port: 18098, ..Default::default() }],

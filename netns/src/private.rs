@@ -52,10 +52,8 @@ impl Private {
             return Ok(found);
         }
         netdir::detach(&pin)?;
-        let namespace = make(&dir)?;
         File::create_new(&pin).map_err(on("make", &pin))?;
-        rustix::mount::mount_bind(format!("/proc/self/fd/{}", namespace.as_raw_fd()), &pin)
-            .map_err(on("pin the private mount namespace at", &pin))?;
+        pin_new(&dir, &pin)?;
         Self::find(&dir, &pin).ok_or_else(|| on("find the private mount namespace at", &pin)(io::ErrorKind::NotFound))
     }
 
@@ -102,9 +100,30 @@ fn inside<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -
     })?
 }
 
+/// Makes the namespace and pins it. The kernel pins only one that is younger by number than the caller's own
+/// (`mnt_ns_loop`), and since 6.18 each CPU hands out numbers of its own: where the first is refused, one made on the CPU
+/// that made the caller's is not.
+fn pin_new(dir: &Path, pin: &Path) -> Result<(), Error> {
+    let bind = |namespace: OwnedFd| rustix::mount::mount_bind(format!("/proc/self/fd/{}", namespace.as_raw_fd()), pin);
+    let mut bound = bind(make(dir, None)?);
+    let allowed = rustix::thread::sched_getaffinity(None).map_err(on("find the CPUs for", dir))?;
+    let mut cpus = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    while bound == Err(rustix::io::Errno::INVAL)
+        && let Some(cpu) = cpus.next()
+    {
+        bound = bind(make(dir, Some(cpu))?);
+    }
+    bound.map_err(on("pin the private mount namespace at", pin))
+}
+
 /// Makes the namespace, complete but not pinned: it lives as long as the descriptor.
-fn make(scratch: &Path) -> Result<OwnedFd, Error> {
+fn make(scratch: &Path, cpu: Option<usize>) -> Result<OwnedFd, Error> {
     let made = enter::thread("pins", || -> io::Result<OwnedFd> {
+        if let Some(cpu) = cpu {
+            let mut one = rustix::thread::CpuSet::new();
+            one.set(cpu);
+            rustix::thread::sched_setaffinity(None, &one)?;
+        }
         sys::unshare(UnshareFlags::NEWNS)?;
         rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

@@ -49,6 +49,7 @@ pub(crate) fn command(runtime: &Runtime, dir: &Path, verb: Verb) -> Command {
         command.arg("--systemd-cgroup");
     }
     command.arg(verb.name()).env_clear().envs(runtime.env.iter().map(|(k, v)| (k, v))).process_group(0);
+    crate::sys::with_no_signal_blocked(&mut command);
     command
 }
 

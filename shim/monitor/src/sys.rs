@@ -133,6 +133,22 @@ pub(crate) fn block_signals() {
     }
 }
 
+/// Lets a command start with no signal blocked: the monitor's own mask would go on to the container's programs.
+pub(crate) fn with_no_signal_blocked(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let unblock = || {
+        // SAFETY: a local signal set, filled before it is used.
+        let result = unsafe {
+            let mut set = MaybeUninit::uninit();
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), ptr::null_mut())
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: sigemptyset and sigprocmask are async-signal-safe, and nothing is allocated.
+    unsafe { command.pre_exec(unblock) };
+}
+
 /// A descriptor that is readable when a child ended; SIGCHLD must be blocked.
 pub(crate) fn child_signals() -> io::Result<OwnedFd> {
     // SAFETY: a local signal set, initialised before it is used; the descriptor that comes back is ours alone.

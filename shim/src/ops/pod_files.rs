@@ -87,6 +87,18 @@ fn read_or_empty(path: &Path) -> Result<String> {
     }
 }
 
+/// In a user namespace the files belong to the pod's root.
+pub fn own_by_pod_root(dir: &Path, config: &SandboxConfig) -> Result<()> {
+    let Some(mapping) = &config.namespaces.user else { return Ok(()) };
+    let first = |maps: &[crate::model::IdMapping]| maps.first().map(|map| map.host_id);
+    for name in ["hosts", "resolv.conf", "hostname"] {
+        let path = dir.join(name);
+        std::os::unix::fs::chown(&path, first(&mapping.uids), first(&mapping.gids))
+            .map_err(Error::io("change the owner of", &path))?;
+    }
+    Ok(())
+}
+
 /// In place: containers have the file itself mounted.
 fn put(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).map_err(Error::io("write", path))?;

@@ -103,6 +103,7 @@ async fn build(
         let namespaces = namespaces(&record.config, &hostname, sysctls);
         worker.pins.create(id, &namespaces).map_err(|source| Error::Pins { id: id.to_owned(), source })?;
         pod_files::write(&worker.paths.pod(id), &record.config, &hostname)?;
+        pod_files::own_by_pod_root(&worker.paths.pod(id), &record.config)?;
         if !namespaces.net {
             return Ok(None);
         }

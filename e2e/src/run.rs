@@ -1,7 +1,7 @@
 //! Runs cases one after the other, looks for leaks after each, and sums up.
 
 use crate::{
-    cases::{self, Case, Ctx, differences::CONTAINERD},
+    cases::{self, Case, Ctx, differences},
     fail::{Fail, Res},
     leaks::Snapshot,
     server::{Kind, Opts, Server},
@@ -76,7 +76,12 @@ async fn all(ctx: &Ctx, words: &[String]) -> Res<Sums> {
         let t = Instant::now();
         let result = one(ctx, &case).await;
         let took = t.elapsed().as_secs_f64();
-        let known = CONTAINERD.iter().find(|(n, _)| ctx.kind == Some(Kind::Containerd) && *n == name);
+        let known = match ctx.kind {
+            Some(Kind::Containerd) => differences::CONTAINERD,
+            Some(Kind::Crisp) => differences::CRISP,
+            None => &[],
+        };
+        let known = known.iter().find(|(n, _)| *n == name);
         match (result, known) {
             (Ok(()), None) => {
                 sums.passed += 1;

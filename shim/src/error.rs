@@ -75,7 +75,7 @@ pub enum Error {
     #[error("cgroup")]
     Cgroup(#[from] crate::cgroup::CgroupError),
     #[error("{}; and undoing it failed too: {}", .error.chain(), .undo.chain())]
-    Undo { error: Box<Error>, undo: Box<Error> },
+    Undo { error: Box<Self>, undo: Box<Self> },
     #[error("{0}")]
     Internal(String),
 }

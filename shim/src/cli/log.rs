@@ -261,7 +261,7 @@ mod tests {
         let long = "x".repeat(30_000);
         let part = format!("{TIME} stdout P {long}\n");
         let end = format!("{TIME} stdout F .\n");
-        let mut lines = vec![part.as_str(), part.as_str(), part.as_str(), end.as_str()].repeat(10);
+        let mut lines = [part.as_str(), part.as_str(), part.as_str(), end.as_str()].repeat(10);
         let last = format!("{TIME} stdout F last\n");
         lines.push(&last);
         let (_dir, path) = log(&lines);

@@ -24,7 +24,7 @@ pub fn image_name(spec: Option<v1::ImageSpec>) -> Result<String> {
 pub fn credentials(auth: Option<v1::AuthConfig>) -> Option<Credentials> {
     let v1::AuthConfig { username, password, auth, server_address, identity_token, registry_token } = auth?;
     let empty = [&username, &password, &auth, &identity_token, &registry_token].iter().all(|text| text.is_empty());
-    (!empty).then(|| Credentials { username, password, auth, server_address, identity_token, registry_token })
+    (!empty).then_some(Credentials { username, password, auth, server_address, identity_token, registry_token })
 }
 
 pub fn image(image: &Image) -> v1::Image {

@@ -127,16 +127,18 @@ fn a_user_namespace_is_the_pods_with_one_range_of_each_or_none() {
 
 #[test]
 fn an_image_as_a_volume_is_read_only_and_has_no_host_path() {
-    let mount = |host_path: &str| {
+    let mount = |host_path: &str, readonly: bool| {
         let mut config = container();
         config.mounts = vec![v1::Mount {
             container_path: "/m".into(),
             host_path: host_path.into(),
+            readonly,
             image: Some(v1::ImageSpec { image: "i".into(), ..Default::default() }),
             ..Default::default()
         }];
         container_config(Some(config), &host(false))
     };
-    assert!(mount("").unwrap().mounts[0].readonly);
-    assert!(mount("/tmp").unwrap_err().to_string().contains("/m has both an image and a host_path"));
+    assert!(mount("", true).unwrap().mounts[0].readonly);
+    assert!(mount("", false).unwrap_err().to_string().contains("/m is an image, which is read-only"));
+    assert!(mount("/tmp", true).unwrap_err().to_string().contains("/m has both an image and a host_path"));
 }

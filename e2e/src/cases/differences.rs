@@ -25,6 +25,7 @@ pub(crate) const CONTAINERD: &[(&str, &str)] = &[
         "restart::exit_while_down",
         "its log pipes are the server's: what is written while it is down is lost, and may kill the writer",
     ),
+    ("registry::other_platform", "its message names neither the image nor the host"),
 ];
 
 /// Where crisp fails a case, and what is missing: gaps that are known, not answers that are better. As above, one that

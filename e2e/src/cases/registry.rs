@@ -288,7 +288,8 @@ async fn basic_auth(ctx: &Ctx) -> Res {
     .await?;
     let image = format!("{}/t/x:1", h.host);
     ensure!(ctx.cri.pull(&image).await.is_err(), "without credentials");
-    let encoded = AuthConfig { auth: "dTpw".into(), server_address: h.host.clone(), ..Default::default() };
+    let encoded =
+        AuthConfig { auth: "dTpw".into(), server_address: format!("http://{}", h.host), ..Default::default() };
     ctx.cri.pull_as(&image, Some(encoded)).await?;
     ctx.cri.remove_image(&image).await?;
     Ok(())

@@ -97,6 +97,12 @@ impl Container {
         Ok(())
     }
 
+    /// Whether all that there is of it is the reason why it cannot be started: see `ops::create_container`.
+    pub fn is_stillborn(&self) -> bool {
+        let status = self.status.borrow();
+        status.process.is_none() && status.exit.is_none() && self.record().start_error.is_some()
+    }
+
     /// Nothing was started that could end: there is nothing to wait for.
     pub fn never_was(&self) {
         self.status.send_modify(|status| {

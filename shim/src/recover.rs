@@ -115,7 +115,8 @@ fn adopt(node: &Arc<Node>, record: ContainerRecord) -> Result<Option<Arc<Contain
     let dir = node.paths.container_dir(&record.id);
     let (link, questions) = Link::new();
     // Without a sandbox nobody would ever ask for its end.
-    let finished = record.process.is_some() && node.registry.sandbox(&record.sandbox_id).is_ok();
+    let finished =
+        (record.process.is_some() || record.start_error.is_some()) && node.registry.sandbox(&record.sandbox_id).is_ok();
     let lives = record.epoch == node.epoch && spawn::is_locked(&dir).map_err(Error::io("look at the lock in", &dir))?;
     let mut status = Status { process: record.process, started_at: record.started_at, ..Status::default() };
     if !lives {

@@ -68,7 +68,7 @@ pub(crate) fn run(call: &Call<'_>, dirs: &[PathBuf], input: File) -> Result<Vec<
     let path = find(call.plugin, dirs)?;
     let mut child = start(call, &path, dirs, input).map_err(|source| Error::Run { path: path.clone(), source })?;
     let mut output = Output::default();
-    let end = wait(&mut child, &mut output, call.deadline);
+    let end = wait(&mut child, &mut output, call);
     if !matches!(end, Ok(End::Exited)) {
         kill(&child);
     }
@@ -128,7 +128,7 @@ enum End {
 }
 
 /// Reads both streams until the process ends. What a process that it left behind may write later is not waited for.
-fn wait(child: &mut Child, output: &mut Output, deadline: Duration) -> io::Result<End> {
+fn wait(child: &mut Child, output: &mut Output, call: &Call<'_>) -> io::Result<End> {
     let begin = Instant::now();
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
@@ -139,7 +139,7 @@ fn wait(child: &mut Child, output: &mut Output, deadline: Duration) -> io::Resul
     }
     loop {
         let exited = {
-            let left = deadline.saturating_sub(begin.elapsed());
+            let left = call.deadline.saturating_sub(begin.elapsed());
             let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
             let mut fds = vec![PollFd::new(&process, PollFlags::IN)];
             fds.extend(stdout.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
@@ -159,12 +159,16 @@ fn wait(child: &mut Child, output: &mut Output, deadline: Duration) -> io::Resul
             output.stderr.drain(..surplus);
         })?;
         if output.stdout.len() > LONGEST_OUTPUT {
-            return Ok(End::TooLong);
+            // DEL has no result: what it prints is nobody's business.
+            if call.verb != Verb::Del {
+                return Ok(End::TooLong);
+            }
+            output.stdout.clear();
         }
         if exited {
             return Ok(End::Exited);
         }
-        if begin.elapsed() >= deadline {
+        if begin.elapsed() >= call.deadline {
             return Ok(End::Deadline);
         }
     }

@@ -91,6 +91,10 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, config: ContainerConfig)
             node.registry.add_container(container);
             Ok(id)
         }
+        Err(Error::Runtime { text, .. }) if is_about_the_program(&text) => {
+            stillborn(node, &container, text).await?;
+            Ok(id)
+        }
         Err(error) => {
             let undone = remove_container::take_away(node, &container).await;
             if undone.is_err() {
@@ -99,6 +103,25 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, config: ContainerConfig)
             Err(both(error, undone))
         }
     }
+}
+
+/// Whether the runtime's words are about the program to run, which it looks up in `create` already. For kubelet that is a
+/// failure of the start, which ends the container; a failed creation it would try again for ever.
+fn is_about_the_program(text: &str) -> bool {
+    ["exec: \"", "executable file"].iter().any(|words| text.contains(words))
+}
+
+/// Lists a container that StartContainer will say the reason of. Its monitor has ended, what was made for it stays until
+/// it is removed.
+async fn stillborn(node: &Arc<Node>, failed: &Arc<Container>, reason: String) -> Result<()> {
+    failed.over().await;
+    let mut record = ContainerRecord::clone(&failed.record());
+    record.start_error = Some(reason);
+    let status = Status { over: true, ..Status::default() };
+    let container = Container::new(record, status, Link::new().0);
+    container.update(node, |_| {}).await?;
+    node.registry.add_container(container);
+    Ok(())
 }
 
 /// Whose PID namespace the container joins.

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use crisp_monitor::exit_record::ExitRecord;
 use crisp_monitor::protocol::Request;
 
 use super::{Outcome, create_container, stop_container};
 use crate::container::{Container, State};
 use crate::error::{Error, Result};
 use crate::model::NamespaceMode;
-use crate::node::Node;
+use crate::node::{Node, blocking};
 use crate::sys;
 
 /// Starts the container with this id or prefix.
@@ -28,6 +29,18 @@ async fn launch(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         State::Exited | State::Unknown => {
             return Err(Error::Precondition(format!("container {} has run already: make a new one", container.id)));
         }
+    }
+    if let (true, Some(reason)) = (container.is_stillborn(), &record.start_error) {
+        let exit = ExitRecord { exit_code: 128, finished_at: sys::now(), ..ExitRecord::default() };
+        let (path, on_disk) = (node.paths.container_exit(&container.id), exit.clone());
+        blocking(move || on_disk.write(&path, true).map_err(Error::io("write", &path))).await?;
+        container.status.send_modify(|status| status.exit = Some(Arc::new(exit)));
+        return Err(Error::Runtime {
+            runtime: record.runtime.clone(),
+            verb: "start",
+            id: container.id.clone(),
+            text: reason.clone(),
+        });
     }
     let sandbox = node.registry.sandbox(&record.sandbox_id)?;
     if !sandbox.is_ready(node) {

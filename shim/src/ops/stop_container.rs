@@ -42,7 +42,7 @@ pub async fn stop(node: &Arc<Node>, id: &str, timeout: Duration) -> Outcome {
 /// Ends a container in whatever state it is. A time of zero sends no other signal than SIGKILL.
 pub async fn stop_now(node: &Arc<Node>, container: &Arc<Container>, timeout: Duration) -> Result<()> {
     let status = container.status();
-    if status.exit.is_some() {
+    if status.exit.is_some() || container.is_stillborn() {
         return Ok(());
     }
     if !timeout.is_zero() && status.state() == State::Running {

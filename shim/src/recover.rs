@@ -12,9 +12,10 @@
 //!
 //! The index is whole before the server answers: an empty list would make kubelet start everything again.
 
-use std::collections::BTreeSet;
+mod sweep;
+
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crisp_monitor::exit_record::ExitRecord;
@@ -72,7 +73,7 @@ pub async fn recover(node: &Arc<Node>) -> Result<()> {
     );
     let worker = Arc::clone(node);
     tokio::spawn(async move {
-        if let Err(error) = sweep(&worker).await {
+        if let Err(error) = sweep::sweep(&worker).await {
             tracing::warn!(error = error.chain(), "leftovers of an earlier server could not all be removed");
         }
     });
@@ -177,51 +178,6 @@ fn in_background(node: &Arc<Node>, key: &str, work: impl Future<Output = Result<
             tracing::warn!(key, error = error.chain(), "undoing failed; Stop and Remove will finish it");
         }
     });
-}
-
-/// Removes what bears an id that no record has. Requests of this server's life are safe: ids are taken from the records
-/// that were there before the first of them, and a directory's record is written first.
-async fn sweep(node: &Arc<Node>) -> Result<()> {
-    let worker = Arc::clone(node);
-    blocking(move || {
-        let node = &*worker;
-        let known = |dir: &Path| -> Result<BTreeSet<String>> { Ok(node.disk.list(dir)?.into_iter().collect()) };
-        for id in node.pins.list().map_err(|source| Error::Pins { id: "(all)".to_owned(), source })? {
-            if !known(&node.paths.sandboxes())?.contains(&id) {
-                node.pins.remove(&id).map_err(|source| Error::Pins { id: id.clone(), source })?;
-            }
-        }
-        for id in node.disk.list(&node.paths.pods())? {
-            if !known(&node.paths.sandboxes())?.contains(&id) {
-                remove_dir(&node.paths.pod(&id))?;
-            }
-        }
-        for id in node.disk.list(&node.paths.container_dirs())? {
-            let owned = match holder::sandbox_of(&id) {
-                Some(sandbox) => known(&node.paths.sandboxes())?.contains(sandbox),
-                None => known(&node.paths.containers())?.contains(&id),
-            };
-            if !owned && !spawn::is_locked(&node.paths.container_dir(&id)).unwrap_or(true) {
-                remove_dir(&node.paths.container_dir(&id))?;
-            }
-        }
-        for id in node.disk.list(&node.paths.all_volumes())? {
-            if !known(&node.paths.containers())?.contains(&id) {
-                remove_dir(&node.paths.volumes(&id))?;
-            }
-        }
-        for id in node.store.snapshots() {
-            let owner = id.split('.').next().unwrap_or(&id);
-            if !known(&node.paths.containers())?.contains(owner) {
-                node.store.remove_snapshot(&id)?;
-            }
-        }
-        // A pod's record is there before its network is.
-        let _alone = node.attaching.write().unwrap_or_else(PoisonError::into_inner);
-        let live = known(&node.paths.sandboxes())?;
-        node.network.gc(&live).map_err(|source| Error::Network { id: "(all)".to_owned(), source })
-    })
-    .await
 }
 
 /// Ends an exec whose server is gone: its helper does so when it sees the socket close; this is for a helper that was

@@ -81,6 +81,7 @@ fn start(dir: &Path) -> io::Result<Monitor> {
         starters: Vec::new(),
         ended: None,
         start_error: None,
+        by_force: false,
         oom_before: 0,
         linger: None,
         tick: None,
@@ -107,6 +108,8 @@ struct Monitor {
     /// Wait status of init, and when it ended.
     ended: Option<(i32, i64)>,
     start_error: Option<String>,
+    /// The runtime is asked to delete what it does not take for stopped, too.
+    by_force: bool,
     oom_before: u64,
     linger: Option<Instant>,
     tick: Option<Instant>,
@@ -268,6 +271,7 @@ impl Monitor {
         match (job.verb, failure) {
             (Verb::Create, None) => self.created(),
             (Verb::Create, Some(text)) => self.create_failed(text),
+            (Verb::Delete, Some(_)) if !self.by_force => self.delete_by_force(),
             (Verb::Delete, failure) => self.deleted(failure),
             (Verb::Start | Verb::Exec, failure) => self.start_ended(failure),
         }
@@ -292,7 +296,7 @@ impl Monitor {
     fn create_failed(&mut self, text: String) {
         self.console = None;
         self.state.text = text;
-        self.delete();
+        self.delete_by_force();
     }
 
     fn start_ended(&mut self, failure: Option<String>) {

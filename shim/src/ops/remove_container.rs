@@ -35,7 +35,7 @@ pub async fn take_away(node: &Arc<Node>, container: &Arc<Container>) -> Result<(
     let (worker, record) = (Arc::clone(node), container.record());
     blocking(move || {
         if !clean {
-            delete_by_hand(&worker, &record);
+            delete_by_hand(&worker, &record.id, &record.runtime);
         }
         take_apart(&worker, &record)
     })
@@ -62,11 +62,11 @@ pub fn take_apart(node: &Node, record: &ContainerRecord) -> Result<()> {
 
 /// What a monitor that is gone left to do. A runtime that fails here has nothing left to forget, or what it has goes with
 /// its state directory and the cgroup.
-fn delete_by_hand(node: &Node, record: &ContainerRecord) {
-    let Ok(runtime) = node.runtimes.get(&record.runtime) else { return };
+pub fn delete_by_hand(node: &Node, id: &str, handler: &str) {
+    let Ok(runtime) = node.runtimes.get(handler) else { return };
     let mut command = Command::new(&runtime.path);
-    command.arg("--root").arg(&runtime.call.root).args(["delete", "--force"]).arg(&record.id);
+    command.arg("--root").arg(&runtime.call.root).args(["delete", "--force", id]);
     if runtimes::run(&mut command, runtime.timeout).is_none() {
-        tracing::warn!(id = record.id, runtime = record.runtime, "the runtime could not delete a container");
+        tracing::warn!(id, runtime = handler, "the runtime could not delete a container");
     }
 }

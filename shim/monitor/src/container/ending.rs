@@ -61,11 +61,20 @@ impl Monitor {
         self.state.exit = Some(record);
     }
 
-    /// Always by force: a process of a container that shares a PID namespace may still live, and so may a half-made one.
-    pub(super) fn delete(&mut self) {
+    /// For what is half made, or what the runtime does not take for stopped. Not always: runc then waits for 100 ms.
+    pub(super) fn delete_by_force(&mut self) {
+        self.by_force = true;
+        self.delete();
+    }
+
+    /// Makes the runtime forget the container. It also kills what still lives where the PID namespace is shared.
+    fn delete(&mut self) {
         let Launch { id, dir, runtime, runtime_timeout, .. } = &self.launch;
         let mut command = runtime::command(runtime, dir, Verb::Delete);
-        command.arg("--force").arg(id);
+        if self.by_force {
+            command.arg("--force");
+        }
+        command.arg(id);
         match Job::spawn(Verb::Delete, command, dir, *runtime_timeout) {
             Ok(job) => self.job = Some(job),
             Err(e) => self.deleted(Some(format!("run {}: {e}", runtime.path.display()))),

@@ -11,7 +11,6 @@
 mod common;
 mod container;
 mod sandbox;
-pub mod transition;
 
 pub use common::*;
 pub use container::*;

@@ -202,7 +202,7 @@ fn a_file_is_read_up_to_a_limit() {
     assert!(matches!(load(tmp.path()), Err(SeccompError::NotAFile(_))));
     assert!(matches!(load(Path::new("profile.json")), Err(SeccompError::NotAFile(_))));
     let pipe = tmp.path().join("pipe");
-    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
     assert!(matches!(load(&pipe), Err(SeccompError::NotAFile(_))), "and nobody waits for a writer");
 }
 

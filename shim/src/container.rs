@@ -6,10 +6,12 @@
 //! exit.json  ───┘
 //! ```
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crisp_monitor::exit_record::ExitRecord;
+use crisp_monitor::exit_record::{ExitRecord, REASON_CREATE_ERROR};
+use crisp_store::durable::Disk;
 use tokio::sync::{Mutex, watch};
 
 use crate::error::Result;
@@ -88,11 +90,25 @@ impl Container {
 
     /// Changes the record: first on disk, then for readers. Callers hold `verb`, or are alone.
     pub async fn update(&self, node: &Arc<Node>, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
+        self.change(node, change, Disk::write::<ContainerRecord>).await
+    }
+
+    /// The same, but a power cut may undo it.
+    pub async fn update_volatile(&self, node: &Arc<Node>, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
+        self.change(node, change, Disk::write_volatile::<ContainerRecord>).await
+    }
+
+    async fn change(
+        &self,
+        node: &Arc<Node>,
+        change: impl FnOnce(&mut ContainerRecord),
+        write: fn(&Disk, &Path, &ContainerRecord) -> crisp_store::durable::Result<()>,
+    ) -> Result<()> {
         let mut record = ContainerRecord::clone(&self.record());
         change(&mut record);
         let record = Arc::new(record);
         let (on_disk, worker) = (Arc::clone(&record), Arc::clone(node));
-        blocking(move || Ok(worker.disk.write(&worker.paths.container_record(&on_disk.id), &*on_disk)?)).await?;
+        blocking(move || Ok(write(&worker.disk, &worker.paths.container_record(&on_disk.id), &on_disk)?)).await?;
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = record;
         Ok(())
     }
@@ -105,10 +121,21 @@ impl Container {
 
     /// Nothing was started that could end: there is nothing to wait for.
     pub fn never_was(&self) {
+        let exit = ExitRecord {
+            exit_code: 128,
+            finished_at: crate::sys::now(),
+            reason: REASON_CREATE_ERROR.to_owned(),
+            ..ExitRecord::default()
+        };
         self.status.send_modify(|status| {
-            status.exit = Some(Arc::default());
+            status.exit = Some(Arc::new(exit));
             status.over = true;
         });
+    }
+
+    /// Its first process, as the monitor tells it, else the record.
+    pub fn process(&self) -> Option<Process> {
+        self.status.borrow().process.or(self.record().process)
     }
 
     /// The status as it is now.
@@ -124,6 +151,11 @@ impl Container {
     /// Waits until it has ended (or is lost).
     pub async fn ended(&self) -> Status {
         self.wait(|status| status.exit.is_some() || status.lost).await
+    }
+
+    /// Waits until it has a process, or will never have one.
+    pub async fn born(&self) -> Status {
+        self.wait(|status| status.process.is_some() || status.exit.is_some() || status.lost || status.over).await
     }
 
     /// Waits until its monitor has nothing more to do.

@@ -101,6 +101,12 @@ impl Error {
                 Code::Unavailable
             }
             Self::Undo { error, .. } => error.code(),
+            Self::Record(error) if error.is_no_space() => Code::ResourceExhausted,
+            Self::Io { source, .. }
+                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                Code::ResourceExhausted
+            }
             Self::Pins { source, .. } => match source {
                 pin::Error::SysctlRefused { .. } | pin::Error::NoRoot(_) | pin::Error::Id(_) => Code::InvalidArgument,
                 _ => Code::Internal,

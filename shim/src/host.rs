@@ -151,6 +151,11 @@ impl HostFacts {
         self.kernel >= KernelVersion { major: 5, minor: 12 }
     }
 
+    /// Overlays of id-mapped layers, which a pod with a user namespace has for a root, came with 5.19.
+    pub fn has_idmapped_overlay(&self) -> bool {
+        self.user_namespaces && self.kernel >= KernelVersion { major: 5, minor: 19 }
+    }
+
     /// Whether the kernel has seccomp filters.
     pub fn has_seccomp(&self) -> bool {
         !self.seccomp_actions.is_empty()

@@ -91,7 +91,12 @@ fn main() -> ExitCode {
     }
 }
 
+/// How long work on blocking threads may go on once requests are over.
+const LAST_WORK: std::time::Duration = std::time::Duration::from_secs(1);
+
 fn run(serve: Serve) -> Result<(), String> {
+    // Modes are given where files are made; a login shell's 077 would close the way to user namespaces' roots.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let Serve { config, instance, root, state, listen } = serve;
     let config = Config::load(config.as_deref()).map_err(|error| error.to_string())?;
     let filter = tracing_subscriber::EnvFilter::new(&config.log.level);
@@ -113,5 +118,7 @@ fn run(serve: Serve) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("crisp").build();
     let runtime = runtime.map_err(|error| format!("start threads: {error}"))?;
     let served = runtime.block_on(serve::serve(Place { instance, root, state }, config, listen));
+    // A plugin or a runtime that hangs holds up no one: who starts next finishes what it does.
+    runtime.shutdown_timeout(LAST_WORK);
     served.map_err(|error| error.chain())
 }

@@ -60,8 +60,8 @@ pub struct Node {
     pub monitor: OwnedFd,
     /// Its path, for the PID namespace holder's root file system.
     pub monitor_path: PathBuf,
-    /// Held as long as the server lives: one server a root.
-    _lock: File,
+    /// Held as long as the server lives: one server a root, a state directory, an instance.
+    _locks: [File; 3],
 }
 
 /// `format.json`: what a server must understand to use this root.
@@ -94,7 +94,12 @@ impl Node {
         for dir in [paths.container_dirs(), paths.execs(), paths.logs(), paths.all_volumes()] {
             make_dir(&dir)?;
         }
-        let lock = lock(&paths.lock())?;
+        // Before anything is looked at: recovery removes what no record knows.
+        let locks = [
+            lock(&paths.lock(), "--root")?,
+            lock(&paths.state_lock(), "--state")?,
+            lock(&instance_lock(&place.instance)?, "--instance")?,
+        ];
         let disk = Disk::new();
         match disk.read::<Format>(&paths.format())? {
             None => disk.write(&paths.format(), &Format { incompatible: Vec::new() })?,
@@ -145,7 +150,7 @@ impl Node {
             pins,
             monitor,
             monitor_path,
-            _lock: lock,
+            _locks: locks,
         }))
     }
 }
@@ -171,15 +176,22 @@ pub fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// What bears the instance's name in the kernel is told from other servers' by that name alone.
+fn instance_lock(instance: &str) -> Result<PathBuf> {
+    let dir = Path::new("/run/lock");
+    std::fs::create_dir_all(dir).map_err(Error::io("make directory", dir))?;
+    Ok(dir.join(format!("crisp-{instance}")))
+}
+
+fn lock(path: &Path, option: &str) -> Result<File> {
     let mut options = File::options();
     let file =
         options.create(true).truncate(false).write(true).mode(0o600).open(path).map_err(Error::io("open", path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(_) => Err(Error::Precondition(format!(
-            "another crisp server uses {}: stop it, or give this one a --root of its own",
-            path.parent().unwrap_or(path).display()
+            "another crisp server holds {}: stop it, or give this one an {option} of its own",
+            path.display()
         ))),
     }
 }

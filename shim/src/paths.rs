@@ -3,15 +3,17 @@
 //! ```text
 //! <root>  /var/lib/crisp                      <state>  /run/crisp
 //! ├── format.json    version, feature flags   ├── crisp.sock
-//! ├── lock           one server a root        ├── bin/monitor-<hash>
-//! ├── store/         images (crisp-store)     ├── ns/                 private mount namespace (crisp-netns)
-//! ├── cni/ network/  attachments              ├── pods/<id>/{hosts,resolv.conf,hostname}
+//! ├── lock           one server a root        ├── lock                one server a state directory
+//! ├── store/         images (crisp-store)     ├── bin/monitor-<hash>
+//! ├── cni/ network/  attachments              ├── ns/                 private mount namespace (crisp-netns)
+//! ├── holder/monitor-<hash>/  holders' roots   ├── pods/<id>/{hosts,resolv.conf,hostname}
 //! ├── logs/<pod uid>/ of pods made by the CLI  ├── containers/<id>/{bundle/,lock,monitor.sock,monitor.conf,exit.json}
 //! ├── sandboxes/<id>/record.json              ├── execs/<id>/
-//! ├── containers/<id>/{record,exit}.json      ├── runtimes/<handler>/ the OCI runtimes' own state (--root)
-//! └── volumes/<container id>/<n>/             └── holder/rootfs/      the PID namespace holder's root
+//! ├── containers/<id>/{record,exit}.json      └── runtimes/<handler>/ the OCI runtimes' own state (--root)
+//! └── volumes/<container id>/<n>/
 //!
 //! /run/netns/<instance>-<id>   network namespaces, where CNI plugins and people look
+//! /run/lock/crisp-<instance>   one server an instance
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -42,6 +44,9 @@ impl Paths {
     }
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+    pub fn state_lock(&self) -> PathBuf {
+        self.state.join("lock")
     }
     pub fn store(&self) -> PathBuf {
         self.root.join("store")

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use crisp_monitor::exit_record::ExitRecord;
 use crisp_monitor::spawn;
+use crisp_store::durable::ErrorKind;
 
 use crate::container::{Container, Status};
 use crate::error::{Error, Result};
@@ -30,7 +31,7 @@ use crate::ops::{create_container, holder, remove_container, remove_pod_sandbox,
 use crate::sandbox::Sandbox;
 use crate::{epoch, sys};
 
-/// How long a listed state may lag behind the kernel at start: monitors answer in microseconds.
+/// How long listed states may lag behind the kernel at start: monitors answer in microseconds.
 const FIRST_WORD: Duration = Duration::from_secs(2);
 
 /// Fills the registry; what takes longer goes on in tasks.
@@ -40,31 +41,31 @@ pub async fn recover(node: &Arc<Node>) -> Result<()> {
     let (sandboxes, containers) = blocking(move || {
         // An exec has no record that would tell those of this server's life from older ones: so before the first request.
         for id in worker.disk.list(&worker.paths.execs())? {
-            end_exec(&worker.paths.exec(&id))?;
+            if let Err(error) = end_exec(&worker.paths.exec(&id)) {
+                tracing::warn!(id, error = error.chain(), "an exec of an earlier server could not be ended");
+            }
         }
         Ok((sandbox_records(&worker)?, container_records(&worker)?))
     })
     .await?;
+    let mut followed = Vec::new();
     for record in sandboxes {
         let made = record.made;
         let sandbox = Sandbox::new(record);
         if made {
-            holder::adopt(node, &sandbox).await?;
+            followed.extend(holder::adopt(node, &sandbox).await?);
             node.registry.add_sandbox(sandbox);
         } else {
             undo_sandbox(node, sandbox);
         }
     }
-    let mut followed = Vec::new();
-    for record in containers {
-        if let Some(container) = adopt(node, record)? {
-            followed.push(container);
+    followed.extend(containers.into_iter().filter_map(|record| adopt(node, record)));
+    let spoken = async {
+        for container in followed {
+            container.born().await;
         }
-    }
-    for container in followed {
-        let mut changes = container.status.subscribe();
-        let _ = tokio::time::timeout(FIRST_WORD, changes.wait_for(|now| now.process.is_some() || now.over)).await;
-    }
+    };
+    let _ = tokio::time::timeout(FIRST_WORD, spoken).await;
     tracing::info!(
         sandboxes = node.registry.sandboxes().len(),
         containers = node.registry.containers().len(),
@@ -87,9 +88,12 @@ fn sandbox_records(node: &Node) -> Result<Vec<SandboxRecord>> {
             Ok(Some(record)) => records.push(record),
             // A directory without a record: made before it, or left after it. Nothing else can be there.
             Ok(None) => remove_dir(&node.paths.sandbox(&id))?,
-            Err(error) => {
+            Err(error) if matches!(error.kind, ErrorKind::Damaged(_)) => {
                 tracing::error!(id, %error, "the record of a pod sandbox is damaged: forgetting it, its leftovers are removed");
                 remove_dir(&node.paths.sandbox(&id))?;
+            }
+            Err(error) => {
+                tracing::error!(id, %error, "a pod sandbox is left alone and not listed: its record cannot be read")
             }
         }
     }
@@ -102,9 +106,12 @@ fn container_records(node: &Node) -> Result<Vec<ContainerRecord>> {
         match node.disk.read::<ContainerRecord>(&node.paths.container_record(&id)) {
             Ok(Some(record)) => records.push(record),
             Ok(None) => remove_dir(&node.paths.container(&id))?,
-            Err(error) => {
+            Err(error) if matches!(error.kind, ErrorKind::Damaged(_)) => {
                 tracing::error!(id, %error, "the record of a container is damaged: forgetting it, its leftovers are removed");
                 remove_dir(&node.paths.container(&id))?;
+            }
+            Err(error) => {
+                tracing::error!(id, %error, "a container is left alone and not listed: its record cannot be read")
             }
         }
     }
@@ -112,27 +119,33 @@ fn container_records(node: &Node) -> Result<Vec<ContainerRecord>> {
 }
 
 /// Lists a container; gives it back when a monitor speaks for it.
-fn adopt(node: &Arc<Node>, record: ContainerRecord) -> Result<Option<Arc<Container>>> {
+fn adopt(node: &Arc<Node>, record: ContainerRecord) -> Option<Arc<Container>> {
     let dir = node.paths.container_dir(&record.id);
     let (link, questions) = Link::new();
     // Without a sandbox nobody would ever ask for its end.
     let finished =
         (record.process.is_some() || record.start_error.is_some()) && node.registry.sandbox(&record.sandbox_id).is_ok();
-    let lives = record.epoch == node.epoch && spawn::is_locked(&dir).map_err(Error::io("look at the lock in", &dir))?;
-    let mut status = Status { process: record.process, started_at: record.started_at, ..Status::default() };
+    let locked = || {
+        spawn::is_locked(&dir).unwrap_or_else(|error| {
+            tracing::warn!(id = record.id, %error, "the lock of a container's monitor cannot be looked at");
+            false
+        })
+    };
+    let lives = record.epoch == node.epoch && locked();
+    // The process of one that lives is for its monitor to tell: until then nothing has been heard.
+    let process = record.process.filter(|_| !lives);
+    let mut status = Status { process, started_at: record.started_at, ..Status::default() };
     if !lives {
         status.over = true;
-        let read = |path: &Path| ExitRecord::read(path).map_err(Error::io("read", path));
-        let exit = match read(&dir.join("exit.json"))? {
-            Some(exit) => Some(exit),
-            None => read(&node.paths.container_exit(&record.id))?,
-        };
+        let exit = exit_record(&dir.join("exit.json")).or_else(|| exit_record(&node.paths.container_exit(&record.id)));
         match exit {
-            Some(exit) => status.exit = Some(Arc::new(exit)),
+            Some(exit) => {
+                status.started_at = status.started_at.or((exit.started_at > 0).then_some(exit.started_at));
+                status.exit = Some(Arc::new(exit));
+            }
             None if record.epoch != node.epoch || !record.process.is_some_and(epoch::is_alive) => {
                 let exit = stop_container::unwitnessed(&record);
-                let path = node.paths.container_exit(&record.id);
-                exit.write(&path, true).map_err(Error::io("write", &path))?;
+                keep_exit(&node.paths.container_exit(&record.id), exit.clone());
                 status.exit = Some(Arc::new(exit));
             }
             None => status.lost = true,
@@ -146,14 +159,38 @@ fn adopt(node: &Arc<Node>, record: ContainerRecord) -> Result<Option<Arc<Contain
     }
     if finished {
         node.registry.add_container(Arc::clone(&container));
-        return Ok(lives.then_some(container));
+        return lives.then_some(container);
     }
     let (worker, record) = (Arc::clone(node), container.record());
     let key = create_container::job_key(&record.sandbox_id, &record.config.name);
     tracing::info!(id, "undoing a container that was not made to the end");
-    let undo = async move { remove_container::take_away(&worker, &container).await.map(|()| String::new()) };
-    in_background(node, &key, undo);
-    Ok(None)
+    in_background(node, &key, async move {
+        let undone = remove_container::take_away(&worker, &container).await;
+        if undone.is_err() {
+            worker.registry.add_container(container);
+        }
+        undone.map(|()| String::new())
+    });
+    None
+}
+
+/// An exit record that cannot be read is none: what it would have said is lost, the container is not.
+fn exit_record(path: &Path) -> Option<ExitRecord> {
+    ExitRecord::read(path).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "an exit record cannot be read");
+        None
+    })
+}
+
+/// Writes down an end that nobody saw, so that the next server tells the same time. Nobody waits for it: after a reboot
+/// there is one for each container.
+fn keep_exit(path: &Path, exit: ExitRecord) {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = exit.write(&path, true) {
+            tracing::warn!(path = %path.display(), %error, "an exit record cannot be written");
+        }
+    });
 }
 
 fn undo_sandbox(node: &Arc<Node>, sandbox: Arc<Sandbox>) {

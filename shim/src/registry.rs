@@ -89,16 +89,19 @@ impl Registry {
     /// Forgets a sandbox and frees its name.
     pub fn remove_sandbox(&self, id: &str) {
         self.write(|inner| {
-            inner.sandboxes.remove(id);
-            inner.sandbox_names.retain(|_, owner| owner != id);
+            if let Some(sandbox) = inner.sandboxes.remove(id) {
+                inner.sandbox_names.remove(&sandbox.record().config.name);
+            }
         });
     }
 
     /// Forgets a container and frees its name.
     pub fn remove_container(&self, id: &str) {
         self.write(|inner| {
-            inner.containers.remove(id);
-            inner.container_names.retain(|_, owner| owner != id);
+            if let Some(container) = inner.containers.remove(id) {
+                let record = container.record();
+                inner.container_names.remove(&(record.sandbox_id.clone(), record.config.name.clone()));
+            }
         });
     }
 }

@@ -22,7 +22,7 @@ mod remove;
 pub use hierarchy::Hierarchy;
 pub use hierarchy::{Hierarchies, Version};
 pub use kill::kill;
-pub use path::{OwnCgroup, container_path, pod_path};
+pub use path::{OwnCgroup, check_parent, container_path, pod_path};
 pub use remove::{remove, remove_if_empty};
 
 use std::io::Write;

@@ -11,7 +11,7 @@ const ID_LEN: usize = 64;
 ///
 /// # Errors
 /// A relative path, one with `.` or `..`, or one of the systemd driver.
-pub(super) fn check_parent(parent: &str) -> Result<(), CgroupError> {
+pub fn check_parent(parent: &str) -> Result<(), CgroupError> {
     let refuse = |problem| Err(CgroupError::Path { path: parent.to_owned(), problem });
     if parent.ends_with(".slice") && !parent.contains('/') || parent.contains(':') {
         return refuse("this is a systemd slice, but the cgroup driver here is cgroupfs: set cgroupDriver in kubelet");

@@ -246,7 +246,7 @@ impl RuntimeService for Runtime {
             name: name.to_owned(),
             features: Some(v1::RuntimeHandlerFeatures {
                 recursive_read_only_mounts: runtime.features.recursive_read_only() && self.0.host.has_mount_setattr(),
-                user_namespaces: runtime.features.idmap && self.0.host.user_namespaces,
+                user_namespaces: runtime.features.idmap && self.0.host.has_idmapped_overlay(),
             }),
         };
         // The empty name stands for the default handler.

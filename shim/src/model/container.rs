@@ -229,7 +229,7 @@ pub struct ContainerRecord {
     /// Set once CreateContainer got to its end: its init process. A record without it is undone by recovery.
     #[serde(default)]
     pub process: Option<Process>,
-    /// Wall clock in ns of the start; written before the runtime is asked to start it.
+    /// Wall clock in ns of the start; written once the runtime has started it.
     #[serde(default)]
     pub started_at: Option<i64>,
     /// Why the runtime could not start it: CRI `StartError`.

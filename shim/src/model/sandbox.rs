@@ -63,7 +63,7 @@ pub struct SandboxConfig {
     pub sysctls: StringMap,
     /// Whether privileged containers may join.
     pub privileged: bool,
-    /// For the pod's PID namespace holder only.
+    /// Kept, and given to nobody: the pod's PID namespace holder has a filter of its own.
     pub seccomp: SeccompProfile,
     /// Resources of the pod as a whole: for runtimes that run pods in machines; kept, and given to nobody here.
     pub overhead: Resources,

@@ -119,7 +119,9 @@ async fn stillborn(node: &Arc<Node>, failed: &Arc<Container>, reason: String) ->
     record.start_error = Some(reason);
     let status = Status { over: true, ..Status::default() };
     let container = Container::new(record, status, Link::new().0);
-    container.update(node, |_| {}).await?;
+    if let Err(error) = container.update(node, |_| {}).await {
+        return Err(both(error, remove_container::take_away(node, failed).await));
+    }
     node.registry.add_container(container);
     Ok(())
 }

@@ -43,7 +43,8 @@ pub fn sandbox_of(id: &str) -> Option<&str> {
 pub async fn ensure(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<Process> {
     let mut holder = sandbox.holder.lock().await;
     if let Some(holder) = &*holder {
-        let status = holder.status();
+        // After a restart its monitor may not have spoken yet.
+        let status = holder.born().await;
         return match (status.process, status.state()) {
             (Some(process), State::Running) => Ok(process),
             // The server before this one was killed between the two.
@@ -64,31 +65,39 @@ pub async fn ensure(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<Process>
             *holder = Some(container);
             Ok(process)
         }
-        Err(error) => Err(super::both(error, remove_container::take_away(node, &container).await)),
+        Err(error) => {
+            let undone = remove_container::take_away(node, &container).await;
+            if undone.is_err() {
+                *holder = Some(container);
+                sandbox.lose_holder();
+            }
+            Err(super::both(error, undone))
+        }
     }
 }
 
 /// Ends it, if there is one.
 pub async fn stop(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
-    let holder = sandbox.holder.lock().await.take();
-    match holder {
-        Some(holder) => remove_container::take_away(node, &holder).await,
-        None => Ok(()),
+    let mut holder = sandbox.holder.lock().await;
+    if let Some(there) = &*holder {
+        remove_container::take_away(node, there).await?;
+        *holder = None;
     }
+    Ok(())
 }
 
 /// Takes over a holder that a server before this one has started.
-pub async fn adopt(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
+pub async fn adopt(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<Option<Arc<Container>>> {
     let dir = node.paths.container_dir(&id(&sandbox.id));
     if !dir.exists() {
-        return Ok(());
+        return Ok(None);
     }
     let (container, questions) = new(node, &sandbox.record())?;
     let status = container.status.clone();
     tokio::spawn(async move { follow(&dir, None, questions, status, None).await });
     watch(sandbox, &container);
-    *sandbox.holder.lock().await = Some(container);
-    Ok(())
+    *sandbox.holder.lock().await = Some(Arc::clone(&container));
+    Ok(Some(container))
 }
 
 fn watch(sandbox: &Arc<Sandbox>, holder: &Arc<Container>) {

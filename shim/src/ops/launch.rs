@@ -1,6 +1,6 @@
 //! From a container's record to what its monitor is told: snapshot, volumes, `config.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -218,17 +218,22 @@ fn image_volumes(
     Ok(volumes)
 }
 
-/// Gives a copied tree to the pod's ids.
+/// Gives a copied tree to the pod's ids: each file once, whatever its names, and with the set-id bits that a change of the
+/// owner takes away.
 fn shift_owners(dir: &Path, mapping: &UserMapping) -> Result<()> {
     use std::os::unix::fs::{MetadataExt, lchown};
-    let shift = |path: &Path, meta: &std::fs::Metadata| {
-        let (uid, gid) = (on_host(&mapping.uids, meta.uid()), on_host(&mapping.gids, meta.gid()));
-        lchown(path, Some(uid), Some(gid)).map_err(Error::io("change the owner of", path))
-    };
+    let mut linked = BTreeSet::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(path) = todo.pop() {
         let meta = std::fs::symlink_metadata(&path).map_err(Error::io("look at", &path))?;
-        shift(&path, &meta)?;
+        if !meta.is_dir() && meta.nlink() > 1 && !linked.insert((meta.dev(), meta.ino())) {
+            continue;
+        }
+        let (uid, gid) = (on_host(&mapping.uids, meta.uid()), on_host(&mapping.gids, meta.gid()));
+        lchown(&path, Some(uid), Some(gid)).map_err(Error::io("change the owner of", &path))?;
+        if meta.is_file() && meta.mode() & 0o6000 != 0 {
+            std::fs::set_permissions(&path, meta.permissions()).map_err(Error::io("set the mode of", &path))?;
+        }
         if meta.is_dir() {
             let entries = std::fs::read_dir(&path).map_err(Error::io("read", &path))?;
             todo.extend(entries.flatten().map(|entry| entry.path()));
@@ -276,6 +281,20 @@ pub fn view_id(container: &str, number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copied_tree_belongs_to_the_pods_ids_once() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        std::fs::write(file("a"), "").unwrap();
+        std::fs::set_permissions(file("a"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+        std::fs::hard_link(file("a"), file("b")).unwrap();
+        let maps = vec![crate::model::IdMapping { container_id: 0, host_id: 100_000, length: 65_536 }];
+        shift_owners(dir.path(), &UserMapping { uids: maps.clone(), gids: maps }).unwrap();
+        let meta = std::fs::metadata(file("b")).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (100_000, 100_000, 0o4755));
+    }
 
     #[test]
     fn a_log_stays_below_its_directory() {

@@ -47,7 +47,10 @@ pub async fn take_away(node: &Arc<Node>, container: &Arc<Container>) -> Result<(
 /// Everything on disk and in the kernel that bears the container's id; in this order a crash leaves the record for last.
 pub fn take_apart(node: &Node, record: &ContainerRecord) -> Result<()> {
     let id = record.id.as_str();
-    cgroup::remove(&node.host.cgroups, &cgroup::OwnCgroup::new(&record.cgroup)?)?;
+    let own = cgroup::OwnCgroup::new(&record.cgroup)?;
+    // Where the PID namespace is shared, some may live on that the runtime did not reach.
+    cgroup::kill(&node.host.cgroups, &own)?;
+    cgroup::remove(&node.host.cgroups, &own)?;
     remove_dir(&node.paths.runtime_root(&record.runtime).join(id))?;
     let views = record.config.mounts.iter().filter(|mount| matches!(mount.source, MountSource::Image { .. }));
     for number in 0..views.count() {

@@ -53,12 +53,22 @@ async fn launch(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let started = container.link.ask(&container.id, &record.runtime, "start", Request::Start).await;
     if let Err(error) = &started {
         let text = error.chain();
-        container.update(node, |record| record.start_error = Some(text)).await?;
-        stop_container::kill(node, container)?;
+        // The exit record says it too, so a disk that is full now is not the end of it.
+        note(container.update(node, |record| record.start_error = Some(text)).await, &container.id);
+        let (worker, target) = (Arc::clone(node), Arc::clone(container));
+        note(blocking(move || stop_container::kill(&worker, &target)).await, &container.id);
     } else {
-        // The monitor's word comes on the same connection before its answer; a record for the server after us.
+        // The monitor's word comes on the same connection before its answer. For the server after us, without a sync: the
+        // process does not survive a power cut either.
         let at = container.status().started_at.unwrap_or_else(sys::now);
-        container.update(node, |record| record.started_at = Some(at)).await?;
+        note(container.update_volatile(node, |record| record.started_at = Some(at)).await, &container.id);
     }
     started
+}
+
+/// What fails beside a start that went well, or badly, does not change how it went.
+fn note(result: Result<()>, id: &str) {
+    if let Err(error) = result {
+        tracing::warn!(id, error = error.chain(), "after the start of a container");
+    }
 }

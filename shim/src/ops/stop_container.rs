@@ -15,7 +15,7 @@ use crate::container::{Container, State};
 use crate::error::{Error, Kind, Result};
 use crate::model::ContainerRecord;
 use crate::node::{Node, blocking};
-use crate::{cgroup, epoch, sys};
+use crate::{cgroup, cgroup::CgroupError, epoch, sys};
 
 /// How long the end may take after SIGKILL: longer means that the kernel does not let go (a dead NFS server, say).
 const AFTER_KILL: Duration = Duration::from_secs(60);
@@ -45,9 +45,9 @@ pub async fn stop_now(node: &Arc<Node>, container: &Arc<Container>, timeout: Dur
     if status.exit.is_some() || container.is_stillborn() {
         return Ok(());
     }
-    if !timeout.is_zero() && status.state() == State::Running {
+    if !timeout.is_zero() && matches!(status.state(), State::Running | State::Unknown) {
         if !container.signalled.swap(true, Ordering::Relaxed)
-            && let Some(process) = status.process
+            && let Some(process) = container.process()
         {
             let signal = container.record().stop_signal;
             sys::signal(process, signal).map_err(|source| Error::Io {
@@ -56,12 +56,19 @@ pub async fn stop_now(node: &Arc<Node>, container: &Arc<Container>, timeout: Dur
                 source,
             })?;
         }
-        if tokio::time::timeout(timeout, container.ended()).await.is_ok_and(|status| status.exit.is_some()) {
-            return Ok(());
+        if let Ok(done) = tokio::time::timeout(timeout, gone(node, container)).await {
+            return done;
         }
     }
+    // A runtime that is still at `create` has no process to kill yet.
+    let patience = node.runtimes.get(&container.record().runtime).map_or(Duration::ZERO, |runtime| runtime.timeout);
+    let _ = tokio::time::timeout(patience, container.born()).await;
     let (worker, target) = (Arc::clone(node), Arc::clone(container));
-    blocking(move || kill(&worker, &target)).await?;
+    match blocking(move || kill(&worker, &target)).await {
+        // The kernel has not let go of all yet: there is more time below.
+        Err(Error::Cgroup(CgroupError::Busy { .. })) => {}
+        killed => killed?,
+    }
     match tokio::time::timeout(AFTER_KILL, gone(node, container)).await {
         Ok(done) => done,
         Err(_) => Err(Error::Timeout(format!(
@@ -79,7 +86,7 @@ async fn gone(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     if status.exit.is_some() {
         return Ok(());
     }
-    while status.process.is_some_and(epoch::is_alive) {
+    while container.process().is_some_and(epoch::is_alive) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let exit = unwitnessed(&container.record());
@@ -108,7 +115,7 @@ pub fn unwitnessed(record: &ContainerRecord) -> ExitRecord {
 /// first process ends no other.
 pub fn kill(node: &Node, container: &Container) -> Result<()> {
     let record = container.record();
-    if let Some(process) = container.status().process.or(record.process) {
+    if let Some(process) = container.process() {
         sys::signal(process, libc::SIGKILL).map_err(|source| Error::Io {
             what: "kill",
             path: format!("/proc/{}", process.pid).into(),
@@ -121,7 +128,7 @@ pub fn kill(node: &Node, container: &Container) -> Result<()> {
 /// Where the kernel holds the process, for people.
 fn stuck(container: &Container) -> String {
     let mut text = String::new();
-    if let Some(process) = container.status().process {
+    if let Some(process) = container.process() {
         for file in ["wchan", "stack"] {
             if let Ok(content) = std::fs::read_to_string(format!("/proc/{}/{file}", process.pid)) {
                 let _ = write!(text, "; {file} of process {}: {}", process.pid, content.trim().replace('\n', " < "));

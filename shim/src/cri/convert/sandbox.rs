@@ -3,6 +3,8 @@
 use crisp_cri_proto::v1;
 use crisp_netns::{Bandwidth, PortMapping, Protocol};
 
+use crate::cgroup::check_parent;
+
 use super::common::{apparmor, invalid, namespaces, resources, seccomp, selinux, string_map, unserved};
 use crate::error::{Error, Result};
 use crate::host::HostFacts;
@@ -57,14 +59,6 @@ pub fn sandbox_config(config: Option<v1::PodSandboxConfig>, host: &HostFacts) ->
     if hostname.len() > 64 {
         return Err(invalid("hostname", "is longer than 64 bytes"));
     }
-    if cgroup_parent.ends_with(".slice") {
-        return Err(invalid(
-            "linux.cgroup_parent",
-            format_args!(
-                "{cgroup_parent:?} is a systemd slice; this server's cgroup driver is cgroupfs: set kubelet's cgroupDriver to it"
-            ),
-        ));
-    }
     let annotations = string_map(annotations);
     // The node's network goes with the node's name.
     let hostname = if namespaces.network == NamespaceMode::Node { String::new() } else { hostname };
@@ -105,11 +99,10 @@ fn checked_parent(parent: String) -> Result<String> {
     if parent.is_empty() {
         return Ok(parent);
     }
-    let steps = parent.split('/').any(|part| part == ".." || part == ".");
-    if steps || parent.contains('\0') || parent.trim_matches('/').is_empty() {
-        return Err(invalid("linux.cgroup_parent", format_args!("{parent:?} is no path of a cgroup")));
-    }
-    Ok(format!("/{}", parent.trim_matches('/')))
+    let slice = parent.ends_with(".slice") && !parent.contains('/');
+    let absolute = if slice { parent } else { format!("/{}", parent.trim_matches('/')) };
+    check_parent(&absolute).map_err(|error| invalid("linux.cgroup_parent", error))?;
+    Ok(absolute)
 }
 
 fn ports(mappings: Vec<v1::PortMapping>, network: NamespaceMode) -> Result<Vec<PortMapping>> {
@@ -158,24 +151,29 @@ fn bandwidth(annotations: &StringMap) -> Result<Option<Bandwidth>> {
     Ok((bandwidth != Bandwidth::default()).then_some(bandwidth))
 }
 
+/// A quantity as Kubernetes writes them (apimachinery, `resource.Quantity`), rounded up to a whole number.
 fn quantity(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(digits);
-    let factor: u64 = match suffix {
-        "" => 1,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "T" => 1_000_000_000_000,
-        "P" => 1_000_000_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        "Pi" => 1 << 50,
-        _ => return None,
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let factor = match suffix {
+        "m" => 1e-3,
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => f64::from(1 << 10),
+        "Mi" => f64::from(1 << 20),
+        "Gi" => f64::from(1 << 30),
+        "Ti" => (1_u64 << 40) as f64,
+        "Pi" => (1_u64 << 50) as f64,
+        "Ei" => (1_u64 << 60) as f64,
+        power => 10_f64.powi(power.strip_prefix(['e', 'E'])?.parse().ok()?),
     };
-    number.parse::<u64>().ok()?.checked_mul(factor)
+    let value = (number.parse::<f64>().ok()? * factor).ceil();
+    (value < u64::MAX as f64).then_some(value as u64)
 }
 
 #[cfg(test)]
@@ -186,7 +184,9 @@ mod tests {
     fn quantities_are_kubernetes_own() {
         assert_eq!(quantity("10M"), Some(10_000_000));
         assert_eq!(quantity("1Ki"), Some(1024));
-        for text in ["", "M", "1m", "-1", "1.5M", "99999999999999999999"] {
+        assert_eq!(quantity("1.5G"), Some(1_500_000_000));
+        assert_eq!((quantity("1e6"), quantity("1500m")), (Some(1_000_000), Some(2)));
+        for text in ["", "M", "-1", "1x", "1.2.3", "e6", "1e", "99999999999999999999"] {
             assert_eq!(quantity(text), None, "{text}");
         }
     }
@@ -195,7 +195,8 @@ mod tests {
     fn a_cgroup_parent_stays_below_the_root() {
         assert_eq!(checked_parent("/kubepods/burstable/pod1/".into()).unwrap(), "/kubepods/burstable/pod1");
         assert_eq!(checked_parent("a".into()).unwrap(), "/a");
-        for parent in ["/../x", "/a/../../b", "/", "//"] {
+        assert_eq!(checked_parent("/kubepods.slice/pod.slice".into()).unwrap(), "/kubepods.slice/pod.slice");
+        for parent in ["/../x", "/a/../../b", "/", "//", "kubepods-pod1.slice", "system.slice:crisp:x", "/a\n"] {
             assert!(checked_parent(parent.into()).is_err(), "{parent}");
         }
     }

@@ -6,12 +6,10 @@
 //! exit.json  ───┘
 //! ```
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crisp_monitor::exit_record::{ExitRecord, REASON_CREATE_ERROR};
-use crisp_store::durable::Disk;
 use tokio::sync::{Mutex, watch};
 
 use crate::error::Result;
@@ -90,25 +88,11 @@ impl Container {
 
     /// Changes the record: first on disk, then for readers. Callers hold `verb`, or are alone.
     pub async fn update(&self, node: &Arc<Node>, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
-        self.change(node, change, Disk::write::<ContainerRecord>).await
-    }
-
-    /// The same, but a power cut may undo it.
-    pub async fn update_volatile(&self, node: &Arc<Node>, change: impl FnOnce(&mut ContainerRecord)) -> Result<()> {
-        self.change(node, change, Disk::write_volatile::<ContainerRecord>).await
-    }
-
-    async fn change(
-        &self,
-        node: &Arc<Node>,
-        change: impl FnOnce(&mut ContainerRecord),
-        write: fn(&Disk, &Path, &ContainerRecord) -> crisp_store::durable::Result<()>,
-    ) -> Result<()> {
         let mut record = ContainerRecord::clone(&self.record());
         change(&mut record);
         let record = Arc::new(record);
         let (on_disk, worker) = (Arc::clone(&record), Arc::clone(node));
-        blocking(move || Ok(write(&worker.disk, &worker.paths.container_record(&on_disk.id), &on_disk)?)).await?;
+        blocking(move || worker.keep(worker.paths.container_record(&on_disk.id), &*on_disk)).await?;
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = record;
         Ok(())
     }

@@ -16,6 +16,7 @@ mod container;
 mod cri;
 mod epoch;
 mod error;
+mod flusher;
 mod host;
 mod model;
 mod monitor;

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::flusher::Flusher;
 use crate::host::HostFacts;
 use crate::model::{ContainerRecord, Epoch, SandboxRecord};
 use crate::ops::Jobs;
@@ -46,6 +49,7 @@ pub struct Node {
     pub config: Config,
     pub paths: Paths,
     pub disk: Disk,
+    pub flusher: Flusher,
     pub epoch: Epoch,
     pub host: HostFacts,
     pub store: Store,
@@ -61,7 +65,7 @@ pub struct Node {
     /// Its path, for the PID namespace holder's root file system.
     pub monitor_path: PathBuf,
     /// Held as long as the server lives: one server a root, a state directory, an instance.
-    _locks: [File; 3],
+    _locks: ([File; 2], UnixListener),
 }
 
 /// `format.json`: what a server must understand to use this root.
@@ -95,11 +99,8 @@ impl Node {
             make_dir(&dir)?;
         }
         // Before anything is looked at: recovery removes what no record knows.
-        let locks = [
-            lock(&paths.lock(), "--root")?,
-            lock(&paths.state_lock(), "--state")?,
-            lock(&instance_lock(&place.instance)?, "--instance")?,
-        ];
+        let files = [lock(&paths.lock(), "--root")?, lock(&paths.state_lock(), "--state")?];
+        let locks = (files, lock_instance(&place.instance)?);
         let disk = Disk::new();
         match disk.read::<Format>(&paths.format())? {
             None => disk.write(&paths.format(), &Format { incompatible: Vec::new() })?,
@@ -144,6 +145,7 @@ impl Node {
             jobs: Arc::new(Jobs::default()),
             config,
             paths,
+            flusher: Flusher::start(disk.clone()).map_err(Error::io("start a thread for", &place.root))?,
             disk,
             network,
             attaching: std::sync::RwLock::new(()),
@@ -152,6 +154,15 @@ impl Node {
             monitor_path,
             _locks: locks,
         }))
+    }
+}
+
+impl Node {
+    /// Writes a record that others may read once this returns, and has it flushed soon.
+    pub fn keep<T: Record>(&self, path: PathBuf, record: &T) -> Result<()> {
+        self.disk.write_volatile(&path, record)?;
+        self.flusher.soon(path);
+        Ok(())
     }
 }
 
@@ -176,11 +187,17 @@ pub fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// What bears the instance's name in the kernel is told from other servers' by that name alone.
-fn instance_lock(instance: &str) -> Result<PathBuf> {
-    let dir = Path::new("/run/lock");
-    std::fs::create_dir_all(dir).map_err(Error::io("make directory", dir))?;
-    Ok(dir.join(format!("crisp-{instance}")))
+/// What bears the instance's name in the kernel is told from other servers' by that name alone. An abstract socket name
+/// belongs to the network namespace, as most of it does, and goes with the process.
+fn lock_instance(instance: &str) -> Result<UnixListener> {
+    let name = format!("crisp-{instance}");
+    let bound = SocketAddr::from_abstract_name(&name).and_then(|address| UnixListener::bind_addr(&address));
+    bound.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Error::Precondition(format!(
+            "another crisp server is the instance {instance:?}: stop it, or give this one an --instance of its own"
+        )),
+        _ => Error::io("listen on", Path::new(&format!("@{name}")))(error),
+    })
 }
 
 fn lock(path: &Path, option: &str) -> Result<File> {

@@ -13,7 +13,6 @@
 //! └── volumes/<container id>/<n>/
 //!
 //! /run/netns/<instance>-<id>   network namespaces, where CNI plugins and people look
-//! /run/lock/crisp-<instance>   one server an instance
 //! ```
 
 use std::path::{Path, PathBuf};

@@ -49,7 +49,7 @@ impl Sandbox {
         change(&mut record);
         let record = Arc::new(record);
         let (on_disk, worker) = (Arc::clone(&record), Arc::clone(node));
-        blocking(move || Ok(worker.disk.write(&worker.paths.sandbox_record(&on_disk.id), &*on_disk)?)).await?;
+        blocking(move || worker.keep(worker.paths.sandbox_record(&on_disk.id), &*on_disk)).await?;
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = record;
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! create ──► Creating ──► Created ──start──► Running ──► init ends: drain pipes, exit.json, push `exited`,
 //!               │ fails                                  runtime delete ∥ exit record to disk, push `deleted`,
-//!               ▼                                        drain pipes till their end (bounded), exit
+//!               ▼                                        drain pipes till their end (bounded), fsync, exit
 //!         runtime delete, exit.json, push `failed`, exit
 //! ```
 //!
@@ -141,6 +141,7 @@ impl Monitor {
         // Whoever came meanwhile gets the last word, too.
         self.clients.accept();
         self.serve();
+        self.flush();
     }
 
     fn is_done(&self) -> bool {

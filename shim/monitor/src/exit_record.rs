@@ -103,10 +103,17 @@ pub(crate) fn replace(path: &Path, content: &[u8], durable: bool) -> io::Result<
         file.sync_all()?;
     }
     fs::rename(&temp, path)?;
-    if let (true, Some(dir)) = (durable, path.parent()) {
-        File::open(dir)?.sync_all()?;
-    }
-    Ok(())
+    if durable { sync_parent(path) } else { Ok(()) }
+}
+
+/// Makes a record that was written otherwise durable.
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    sync_parent(path)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 #[cfg(test)]

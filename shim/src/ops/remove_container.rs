@@ -59,7 +59,6 @@ pub fn take_apart(node: &Node, record: &ContainerRecord) -> Result<()> {
     node.store.remove_snapshot(id)?;
     remove_dir(&node.paths.volumes(id))?;
     remove_dir(&node.paths.container_dir(id))?;
-    node.disk.remove(&node.paths.container_record(id))?;
     remove_dir(&node.paths.container(id))
 }
 

@@ -43,7 +43,6 @@ pub async fn take_apart(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> 
         if let Some(logs) = crate::api::log_directory(&worker.paths.logs(), &record) {
             remove_dir(&logs)?;
         }
-        worker.disk.remove(&worker.paths.sandbox_record(id))?;
         remove_dir(&worker.paths.sandbox(id))
     })
     .await

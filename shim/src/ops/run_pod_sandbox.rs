@@ -95,8 +95,7 @@ async fn build(
     let (worker, record) = (Arc::clone(node), sandbox.record());
     let attachment = blocking(move || {
         let id = record.id.as_str();
-        // The intent, before anything else is there. Without a sync: what is made now does not survive a power cut either,
-        // and what a CNI plugin keeps is in the plugin's journal.
+        // The intent, before anything else is there. What a CNI plugin keeps is in the plugin's journal.
         let file = worker.paths.sandbox_record(id);
         worker.disk.make_dir(&worker.paths.sandbox(id), 0o700)?;
         worker.disk.write_volatile(&file, &*record)?;

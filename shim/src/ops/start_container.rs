@@ -58,10 +58,9 @@ async fn launch(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         let (worker, target) = (Arc::clone(node), Arc::clone(container));
         note(blocking(move || stop_container::kill(&worker, &target)).await, &container.id);
     } else {
-        // The monitor's word comes on the same connection before its answer. For the server after us, without a sync: the
-        // process does not survive a power cut either.
+        // The monitor's word comes on the same connection before its answer. For the server after us.
         let at = container.status().started_at.unwrap_or_else(sys::now);
-        note(container.update_volatile(node, |record| record.started_at = Some(at)).await, &container.id);
+        note(container.update(node, |record| record.started_at = Some(at)).await, &container.id);
     }
     started
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crisp_monitor::exit_record::{ExitRecord, REASON_CREATE_ERROR, REASON_START_ERROR};
+use crisp_monitor::exit_record::{self, ExitRecord, REASON_CREATE_ERROR, REASON_START_ERROR};
 use crisp_monitor::launch::Launch;
 use crisp_monitor::protocol::Phase;
 
@@ -45,11 +45,21 @@ impl Monitor {
         self.keep(record);
         self.enter(Phase::Exited);
         self.delete();
-        // While the runtime deletes: the disk may be busy.
+        // While the runtime deletes. Flushed at the very end: the disk may be busy, and others wait for us until then.
         if let (Some(record), Some(path)) = (&self.state.exit, &self.launch.exit_disk)
-            && let Err(e) = record.write(path, true)
+            && let Err(e) = record.write(path, false)
         {
             complain(&format!("write exit record {}: {e}", path.display()));
+        }
+    }
+
+    /// Makes the record on the disk durable, unless the container is removed by now.
+    pub(super) fn flush(&self) {
+        if let Some(path) = &self.launch.exit_disk
+            && let Err(e) = exit_record::sync(path)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            complain(&format!("flush exit record {}: {e}", path.display()));
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod image;
 pub(crate) mod log;
 pub(crate) mod mounts;
 pub(crate) mod network;
+pub(crate) mod outlive;
 pub(crate) mod registry;
 pub(crate) mod restart;
 pub(crate) mod sandbox;
@@ -66,6 +67,7 @@ pub(crate) fn all() -> Vec<Case> {
         registry::all(),
         badinput::all(),
         restart::all(),
+        outlive::all(),
         faults::all(),
     ]
     .concat()

@@ -18,7 +18,7 @@ pub(crate) mod security;
 
 use crate::{
     client::{Cri, NAMESPACE, Said, spec},
-    fail::{Res, skip},
+    fail::{Res, skip, wrong},
     images, logs,
     server::{Kind, Opts, Server},
     world::World,
@@ -136,6 +136,13 @@ impl Ctx {
     /// Skips what is promised by crisp only.
     pub(crate) fn only_crisp(&self, why: &str) -> Res {
         if self.kind == Some(Kind::Containerd) { skip(format!("containerd differs: {why}")) } else { Ok(()) }
+    }
+
+    /// Fails unless the call was refused; where crisp answers, with this code.
+    pub(crate) fn refused<T>(&self, what: &str, r: Result<T, tonic::Status>, code: tonic::Code) -> Res {
+        let Err(e) = r else { return wrong(format!("{what} is accepted")) };
+        let right = e.code() == code || self.kind != Some(Kind::Crisp);
+        if right { Ok(()) } else { wrong(format!("{what} is {:?} instead of {code:?}: {}", e.code(), e.message())) }
     }
 
     /// A server of this case's own, of the kind under test.

@@ -10,6 +10,7 @@ pub(crate) mod image;
 pub(crate) mod log;
 pub(crate) mod mounts;
 pub(crate) mod network;
+pub(crate) mod node;
 pub(crate) mod outlive;
 pub(crate) mod registry;
 pub(crate) mod restart;
@@ -68,6 +69,7 @@ pub(crate) fn all() -> Vec<Case> {
         badinput::all(),
         restart::all(),
         outlive::all(),
+        node::all(),
         faults::all(),
     ]
     .concat()

@@ -161,7 +161,7 @@ async fn one(ctx: &Ctx, case: &Case) -> Res {
 }
 
 /// What the first pods of a server make once: the bridge, chains of host ports, the images of nearly all cases, what
-/// holds a shared PID namespace.
+/// holds a shared PID namespace, the cgroup of pods that name no parent.
 async fn warm_up(ctx: &Ctx) -> Res {
     use crisp_cri_proto::v1::{NamespaceMode, PortMapping};
     let mut config = ctx.pod();
@@ -173,6 +173,11 @@ async fn warm_up(ctx: &Ctx) -> Res {
     cases::security(&mut sleeper).namespace_options.get_or_insert_default().pid = NamespaceMode::Pod as i32;
     let c = pod.start(&sleeper).await?;
     ctx.cri.exec(&c, &["true"], 10).await?;
+    pod.down().await?;
+    let mut config = ctx.pod();
+    config.linux.get_or_insert_default().cgroup_parent = String::new();
+    let pod = ctx.up_as(config).await?;
+    pod.sleeper().await?;
     pod.down().await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     Ok(())

@@ -2,6 +2,7 @@
 //! removed after it, and then everything on the machine must be as it was before.
 
 pub(crate) mod badinput;
+pub(crate) mod cli;
 pub(crate) mod container;
 pub(crate) mod differences;
 pub(crate) mod exec;
@@ -70,6 +71,7 @@ pub(crate) fn all() -> Vec<Case> {
         restart::all(),
         outlive::all(),
         node::all(),
+        cli::all(),
         faults::all(),
     ]
     .concat()

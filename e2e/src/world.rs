@@ -27,7 +27,7 @@ pub(crate) struct World {
     /// Cgroup parent of the pods, `/crisp-e2e-<pid>`.
     pub(crate) cgroup: String,
     pub(crate) parts: Parts,
-    /// The pinned runc.
+    /// The runc to use: the pinned one, unless another is asked for.
     pub(crate) runc: PathBuf,
     /// The crisp binary under test.
     pub(crate) crisp: PathBuf,

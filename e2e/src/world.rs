@@ -69,6 +69,8 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.registry = None;
+        // Containers that a failed case left behind keep their cgroups, which are the machine's.
+        kill_marked(&mark());
         remove_cgroups(&mark());
         unmount_below(&self.dir);
         if std::env::var_os("CRISP_E2E_KEEP").is_none() {

@@ -167,7 +167,9 @@ impl Wares {
 
     /// The honest answer.
     pub(crate) fn answer(&self, ask: &Ask) -> Reply {
-        let last = ask.path.rsplit('/').next().unwrap_or_default();
+        // A store behind signed URLs looks at the path; the query is the signature.
+        let path = ask.path.split('?').next().unwrap_or_default();
+        let last = path.rsplit('/').next().unwrap_or_default();
         if ask.path == "/v2/" {
             return Reply::ok("application/json", b"{}");
         }

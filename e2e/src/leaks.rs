@@ -82,8 +82,62 @@ impl Snapshot {
 
 /// How many fds a process has, without sockets: idle connections to a registry are kept for a while on purpose.
 fn open_files(pid: u32) -> usize {
+    fds(pid).into_iter().filter(|t| !t.starts_with("socket:")).count()
+}
+
+/// What the fds of a process lead to.
+fn fds(pid: u32) -> Vec<String> {
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    fds.filter(|e| fs::read_link(e.path()).is_ok_and(|t| !t.to_string_lossy().starts_with("socket:"))).count()
+    fds.filter_map(|e| Some(fs::read_link(e.path()).ok()?.to_string_lossy().into_owned())).collect()
+}
+
+/// All fds of a server, sockets too, once idle connections have had their time.
+#[derive(Debug)]
+pub(crate) struct OpenFds {
+    pid: u32,
+    count: usize,
+}
+
+impl OpenFds {
+    /// How long connections to a registry may be kept for the next pull.
+    const IDLE: Duration = Duration::from_secs(100);
+    /// What is opened once, by the first case that needs it.
+    const LAZY: usize = 3;
+
+    /// The baseline.
+    pub(crate) fn of(server: &Server) -> Option<Self> {
+        server.pid().map(|pid| Self { pid, count: fds(pid).len() })
+    }
+
+    /// What is open beyond it in the end; nothing if the server is another one by now.
+    pub(crate) async fn grown(&self, server: &Server) -> Option<String> {
+        let until = Instant::now() + Self::IDLE;
+        loop {
+            let now = fds(self.pid);
+            if server.pid() != Some(self.pid) || now.len() <= self.count + Self::LAZY {
+                return None;
+            }
+            if Instant::now() > until {
+                let sockets = now.iter().filter(|t| t.starts_with("socket:")).count();
+                return Some(format!("{} fds, {sockets} of them sockets, instead of {}", now.len(), self.count));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+/// Cgroups of containers and PID namespace holders that are still there once they have had some seconds to go away.
+pub(crate) async fn container_cgroups(mark: &str) -> Vec<String> {
+    let is_id = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let until = Instant::now() + Duration::from_secs(12);
+    loop {
+        let mut left = world::cgroups(mark);
+        left.retain(|c| c.file_name().and_then(|n| n.to_str()).is_some_and(|n| is_id(n.trim_end_matches("-holder"))));
+        if left.is_empty() || Instant::now() > until {
+            return left.into_iter().map(|c| format!("cgroup {}", c.display())).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// containerd's content, snapshots and databases: filled by pulling, emptied by its garbage collector when it likes.

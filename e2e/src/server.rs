@@ -58,6 +58,8 @@ pub(crate) struct Opts {
     pub(crate) extra: String,
     /// Added to crisp's table `cni`.
     pub(crate) cni: String,
+    /// Added to the server's environment.
+    pub(crate) env: Vec<(String, String)>,
 }
 
 impl Opts {
@@ -71,6 +73,7 @@ impl Opts {
             hosts: Vec::new(),
             extra: String::new(),
             cni: String::new(),
+            env: Vec::new(),
         }
     }
 }
@@ -86,6 +89,7 @@ pub(crate) struct Server {
     pub(crate) state: PathBuf,
     pub(crate) sock: PathBuf,
     command: Vec<String>,
+    env: Vec<(String, String)>,
     path: String,
     child: Option<Child>,
     /// The bridge that CNI's plugin makes with the first pod, and never removes.
@@ -123,6 +127,7 @@ impl Server {
             state,
             sock,
             command: Vec::new(),
+            env: opts.env.clone(),
             path: std::env::var("PATH").unwrap_or_default(),
             child: None,
             bridge: format!("cbr{n}"),
@@ -150,6 +155,7 @@ impl Server {
             state,
             sock,
             command: Vec::new(),
+            env: Vec::new(),
             path: std::env::var("PATH").unwrap_or_default(),
             child: None,
             bridge: String::new(),
@@ -254,6 +260,7 @@ state = "{state}"
         let child = Command::new(program)
             .args(args)
             .env("PATH", &self.path)
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -34,14 +34,23 @@ struct Part {
     took: Duration,
 }
 
+/// An older one than ours, as it is on many nodes.
+const DEBIANS_RUNC: &str = "/usr/sbin/runc";
+
 /// Runs the layer, or all; the exit code.
 pub(crate) async fn verify(only: Option<Layer>) -> Res<i32> {
     let want = |l: Layer| only.is_none_or(|o| o == l);
     let mut parts: Vec<Part> = Vec::new();
     let mut add = |name, t: Instant, result: Res<Sums>| parts.push(Part { name, result, took: t.elapsed() });
+    if want(Layer::Units) {
+        component("fmt", "rustfmt").await?;
+        component("clippy", "clippy").await?;
+    }
     parts::apt(parts::DEMO).await?;
     parts::apt(parts::TESTS).await?;
     if want(Layer::Units) {
+        // The packages' own tests run the real ones.
+        parts::Parts::of(&["runc", "cni"]).await?;
         let t = Instant::now();
         add("format", t, cargo(&["fmt", "--all", "--check"]).await.map(|()| one()));
         let t = Instant::now();
@@ -63,7 +72,12 @@ pub(crate) async fn verify(only: Option<Layer>) -> Res<i32> {
         }
     }
     if want(Layer::Blackbox) {
-        for (name, args) in [("blackbox, containerd", &["run", "--containerd"][..]), ("blackbox, crisp", &["run"])] {
+        let topics = ["run", "--runtime", DEBIANS_RUNC, "security::", "container::", "mounts::"];
+        for (name, args) in [
+            ("blackbox, containerd", &["run", "--containerd"][..]),
+            ("blackbox, crisp", &["run"]),
+            ("blackbox, Debian's runc", &topics),
+        ] {
             let t = Instant::now();
             add(name, t, stage(own(args)?, 1200, Summary::Ours).await);
         }
@@ -92,6 +106,14 @@ pub(crate) async fn verify(only: Option<Layer>) -> Res<i32> {
     }
     println!("{}", all.line());
     Ok(i32::from(all.failed > 0))
+}
+
+/// Whether cargo knows a command that a minimal Rust comes without; said before anything takes long.
+async fn component(command: &str, component: &str) -> Res {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    crate::sh::cmd(&cargo, &[command, "--version"], 30).await.map(drop).map_err(|e| {
+        Fail::Wrong(format!("the layer `units` needs `cargo {command}`: rustup component add {component}\n{e}"))
+    })
 }
 
 fn one() -> Sums {

@@ -27,7 +27,7 @@ pub(crate) struct World {
     /// Cgroup parent of the pods, `/crisp-e2e-<pid>`.
     pub(crate) cgroup: String,
     pub(crate) parts: Parts,
-    /// The pinned runc.
+    /// The runc to use: the pinned one, unless another is asked for.
     pub(crate) runc: PathBuf,
     /// The crisp binary under test.
     pub(crate) crisp: PathBuf,
@@ -69,6 +69,8 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.registry = None;
+        // Containers that a failed case left behind keep their cgroups, which are the machine's.
+        kill_marked(&mark());
         remove_cgroups(&mark());
         unmount_below(&self.dir);
         if std::env::var_os("CRISP_E2E_KEEP").is_none() {

@@ -18,7 +18,7 @@ use tonic::Code;
 cases!("container":
     life_cycle_and_times, exit_codes_and_reasons, status_tells_what_was_asked, command_and_args, environment, environment_is_bytes,
     working_directory, stop_signal_then_kill, stop_with_timeout_zero_kills_at_once, a_shorter_stop_wins, stop_is_idempotent,
-    image_stop_signal, start_twice_runs_once, remove_running_stops_it, a_retry_of_create_joins, unstarted_is_replaced,
+    image_stop_signal, start_twice_runs_once, remove_running_stops_it, a_retry_of_create_joins, unstarted_is_replaced, started_is_not_replaced,
     missing_command_is_a_start_error, no_command_at_all, out_of_memory, list_filters, created_not_started_is_removed,
     background_child_does_not_hold_stop, a_hundred_exits_are_seen, stdin_reads_nothing,
 );
@@ -308,6 +308,15 @@ async fn unstarted_is_replaced(ctx: &Ctx) -> Res {
         ctx.cri.containers(ContainerFilter { pod_sandbox_id: pod.id.clone(), ..Default::default() }).await?.len(),
         0
     );
+    Ok(())
+}
+
+async fn started_is_not_replaced(ctx: &Ctx) -> Res {
+    let pod = ctx.up().await?;
+    let c = pod.start(&ctx.container("c", &["sleep", "3600"])).await?;
+    let other = pod.create(&ctx.container("c", &["sleep", "7200"])).await;
+    ctx.refused("another configuration for a container that runs", other, Code::AlreadyExists)?;
+    same!("the first", ctx.cri.status(&c).await?.state(), ContainerState::ContainerRunning);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! removed after it, and then everything on the machine must be as it was before.
 
 pub(crate) mod badinput;
+pub(crate) mod cli;
 pub(crate) mod container;
 pub(crate) mod differences;
 pub(crate) mod exec;
@@ -10,6 +11,8 @@ pub(crate) mod image;
 pub(crate) mod log;
 pub(crate) mod mounts;
 pub(crate) mod network;
+pub(crate) mod node;
+pub(crate) mod outlive;
 pub(crate) mod registry;
 pub(crate) mod restart;
 pub(crate) mod sandbox;
@@ -17,7 +20,7 @@ pub(crate) mod security;
 
 use crate::{
     client::{Cri, NAMESPACE, Said, spec},
-    fail::{Res, skip},
+    fail::{Res, skip, wrong},
     images, logs,
     server::{Kind, Opts, Server},
     world::World,
@@ -66,6 +69,9 @@ pub(crate) fn all() -> Vec<Case> {
         registry::all(),
         badinput::all(),
         restart::all(),
+        outlive::all(),
+        node::all(),
+        cli::all(),
         faults::all(),
     ]
     .concat()
@@ -134,6 +140,13 @@ impl Ctx {
     /// Skips what is promised by crisp only.
     pub(crate) fn only_crisp(&self, why: &str) -> Res {
         if self.kind == Some(Kind::Containerd) { skip(format!("containerd differs: {why}")) } else { Ok(()) }
+    }
+
+    /// Fails unless the call was refused; where crisp answers, with this code.
+    pub(crate) fn refused<T>(&self, what: &str, r: Result<T, tonic::Status>, code: tonic::Code) -> Res {
+        let Err(e) = r else { return wrong(format!("{what} is accepted")) };
+        let right = e.code() == code || self.kind != Some(Kind::Crisp);
+        if right { Ok(()) } else { wrong(format!("{what} is {:?} instead of {code:?}: {}", e.code(), e.message())) }
     }
 
     /// A server of this case's own, of the kind under test.

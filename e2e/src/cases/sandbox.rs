@@ -85,9 +85,8 @@ async fn ambiguous_prefix_is_refused(ctx: &Ctx) -> Res {
         c.metadata.get_or_insert_default().attempt = attempt;
         ids.push(ctx.up_as(c).await?.id);
         if let Some(twin) = ids.iter().find(|i| ids.iter().filter(|o| o[..1] == i[..1]).count() > 1) {
-            let error = ctx.cri.pod_status(&twin[..1]).await.err();
-            ensure!(error.is_some(), "prefix {} names two pods and is accepted", &twin[..1]);
-            return Ok(());
+            let status = ctx.cri.pod_status(&twin[..1]).await;
+            return ctx.refused(&format!("prefix {} of two pods", &twin[..1]), status, Code::InvalidArgument);
         }
     }
     Ok(())

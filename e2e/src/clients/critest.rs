@@ -12,6 +12,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use tokio::process::Command;
 
+/// How many specs pass at least. They fall silent together when critest finds no reason to run them.
+const FLOOR: usize = 101;
+
 /// An expectation: state (`fail` or `skip`) and reason by spec.
 fn expected(kind: Kind) -> Res<BTreeMap<String, (String, String)>> {
     let file = parts::checkout().join("e2e/critest.txt");
@@ -46,6 +49,7 @@ pub(crate) async fn conformance(world: &World, kind: Kind) -> Res<String> {
         .arg(format!("-ginkgo.json-report={}", report.display()))
         .arg("-ginkgo.no-color")
         .arg("-ginkgo.timeout=15m")
+        .args(apparmor().then_some("-ginkgo.skip=AppArmor"))
         .env("PATH", format!("{}:{}", world.parts.dir("crictl")?.display(), std::env::var("PATH").unwrap_or_default()));
     let out = sh::output(&mut c, 1000).await?;
     let text = std::fs::read(&report)
@@ -55,7 +59,7 @@ pub(crate) async fn conformance(world: &World, kind: Kind) -> Res<String> {
         std::fs::write(keep, &text)?;
     }
     let known = expected(kind)?;
-    let (mut passed, mut failed, mut skipped, mut bad) = (0, 0, 0, Vec::new());
+    let (mut passed, mut failed, mut skipped, mut bad) = (0_usize, 0, 0, Vec::new());
     for spec in report[0]["SpecReports"].as_array().into_iter().flatten() {
         if spec["LeafNodeType"] != "It" {
             continue;
@@ -74,11 +78,16 @@ pub(crate) async fn conformance(world: &World, kind: Kind) -> Res<String> {
             (_, _) => bad.push(format!("{name}: fails: {}", first(&spec["Failure"]["Message"]))),
         }
     }
-    ensure!(passed > 0, "no spec ran: {}{}", out.stdout, out.stderr);
     let sums = format!("{passed} specs pass, {failed} fail and {skipped} are skipped as listed in e2e/critest.txt");
     ensure!(bad.is_empty(), "{sums}; not as expected: {}\n  {}", bad.len(), bad.join("\n  "));
+    ensure!(passed >= FLOOR, "{sums}; at least {FLOOR} are to pass: {}{}", out.stdout, out.stderr);
     server.finish().await?;
     Ok(sums)
+}
+
+/// Whether the kernel enforces AppArmor. Then its specs would run, for which nothing here loads the profiles.
+fn apparmor() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.trim() == "Y")
 }
 
 fn first(text: &Value) -> String {

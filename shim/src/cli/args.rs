@@ -41,8 +41,7 @@ pub enum Output {
 pub enum Verb {
     Run(Box<Run>),
     Ps(Ps),
-    /// List pods.
-    Pods,
+    Pods(Pods),
     Logs(Logs),
     Exec(Exec),
     Stop(Stop),
@@ -82,6 +81,17 @@ pub struct Ps {
     /// Those that do not run, too.
     #[arg(short, long)]
     pub all: bool,
+    /// Ids only.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// List pods.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  crisp pods\n  crisp pods -q | xargs crisp stop\n  crisp pods -o json | jq '.[].ips'"
+)]
+pub struct Pods {
     /// Ids only.
     #[arg(short, long)]
     pub quiet: bool,
@@ -134,7 +144,7 @@ pub struct Exec {
 /// Stop pods or containers.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A container gets its stop signal and, when the time is over, is killed. A pod's containers are stopped, then its\nnetwork is given back. Logs and exit codes stay until `crisp rm`.\n\nExamples:\n  crisp stop web\n  crisp stop -t 0 web db\n  crisp stop 1f3a"
+    after_help = "A container gets its stop signal and, when the time is over, is killed. A pod's containers are stopped, then its network is given back. Logs and exit codes stay until `crisp rm`.\n\nExamples:\n  crisp stop web\n  crisp stop -t 0 web db\n  crisp stop 1f3a"
 )]
 pub struct Stop {
     /// How long a container may take to end by itself.
@@ -201,7 +211,7 @@ pub struct Images {
 /// Remove images.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A name is taken from its image; with the last name the image goes. An image that a container uses stays, unless\n--force is given.\n\nExamples:\n  crisp rmi busybox\n  crisp rmi 3f57d9401f8d"
+    after_help = "A name is taken from its image; with the last name the image goes. An image that a container uses stays, unless --force is given.\n\nExamples:\n  crisp rmi busybox\n  crisp rmi 3f57d9401f8d"
 )]
 pub struct Rmi {
     /// Also by an id with several names, and though a container uses it.

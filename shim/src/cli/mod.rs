@@ -69,7 +69,7 @@ fn with_server(verb: Verb, global: &Global, out: Out) -> Result<ExitCode> {
         let done = |()| ExitCode::SUCCESS;
         match verb {
             Verb::Ps(args) => ps::ps(client, &args, out).await.map(done),
-            Verb::Pods => pods::pods(client, out).await.map(done),
+            Verb::Pods(args) => pods::pods(client, &args, out).await.map(done),
             Verb::Logs(args) => logs::logs(client, args).await.map(done),
             Verb::Exec(args) => exec::exec(client, args).await,
             Verb::Stop(args) => stop::stop(client, &args, out).await,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crisp_cri_proto::v1;
 use serde::Serialize;
 
+use super::args::Pods;
 use super::client::Client;
 use super::error::Result;
 use super::output::{Cell, Column, Out, Paint, Table, age, short};
@@ -31,8 +32,12 @@ struct Row {
 }
 
 /// Lists pods.
-pub async fn pods(client: &mut Client, out: Out) -> Result {
+pub async fn pods(client: &mut Client, args: &Pods, out: Out) -> Result {
     let world = fetch(client).await?;
+    if args.quiet {
+        let ids: String = world.pods.iter().map(|pod| format!("{}\n", short(&pod.id))).collect();
+        return out.text(&ids);
+    }
     let mut rows = Vec::new();
     for pod in &world.pods {
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };

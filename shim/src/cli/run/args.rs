@@ -21,8 +21,8 @@ pub enum PullWhen {
 /// Run a command in a new container, in a pod of its own.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The image is pulled if it is missing. Without -d the container's output is shown until it ends, and its exit code is
-crisp's; 125: crisp failed, 126: the command cannot be run, 127: there is no such command. Ctrl-C stops the container,
+The image is pulled if it is missing. Without -d the container's output is shown until it ends, and its exit code is \
+crisp's; 125: crisp failed, 126: the command cannot be run, 127: there is no such command. Ctrl-C stops the container, \
 a second one kills it.
 
 Examples:

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timest
 use rustix::io::Errno;
 
 use super::entry::Meta;
+use crate::durable::remove_tree_at;
 use crate::merged;
 
 const MAX_LINKS: usize = 40;
@@ -220,15 +221,8 @@ impl Tree {
             // The name led here over a link, which may be what goes: look again next time.
             here.named = here.real.clone();
         }
-        match rustix::fs::unlinkat(self.here(), base, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::ISDIR) => {}
-            Err(e) => return Err(e.into()),
-        }
+        remove_tree_at(self.here(), base)?;
         let real = self.real(base);
-        // The present directory's path has no links and nobody else is here: std's walk is safe, and it does not recurse
-        // into links either.
-        std::fs::remove_dir_all(merged::fd_path(self.here()).join(std::path::Path::new(as_os(base))))?;
         let below = [&real[..], b"/"].concat();
         self.dirs.retain(|path, _| *path != real && !path.starts_with(&below));
         Ok(())

@@ -17,7 +17,7 @@
 //! wherever it is used. The attributes of the root itself don't bind: a snapshot takes them from the topmost layer that
 //! lists its root.
 //!
-//! The archive is hostile. Names are resolved by [`tree`]; sizes, counts and metadata are bounded by [`Limits`].
+//! The archive is hostile. Names are resolved by [`tree`], which bounds depth and memory; [`Limits`] bounds the count.
 
 mod entry;
 mod finish;
@@ -146,11 +146,12 @@ pub(crate) fn unpack(
         input.consume(consumed);
         need = tar_core::HEADER_SIZE;
         entries += 1;
-        if entries > limits.entries {
-            return Err(Error::TooMany(limits.entries));
-        }
         let content = entry.content;
         unpacker.add(entry, &mut input)?;
+        // One name may imply many directories.
+        if entries + unpacker.tree.implied > limits.entries {
+            return Err(Error::TooMany(limits.entries));
+        }
         input.skip(content.next_multiple_of(tar_core::HEADER_SIZE as u64) - content)?;
     }
     input.drain()?;
@@ -182,8 +183,7 @@ impl Unpacker<'_> {
             if kind != Kind::Dir {
                 return Err(Error::Entry(".".into(), "the root of a layer must be a directory".into()));
             }
-            self.tree.dirs.entry(Vec::new()).or_default().meta = Some(meta);
-            return Ok(());
+            return self.tree.note(Vec::new(), |root| root.meta = Some(meta)).map_err(on(&path, "note its attributes"));
         }
         let (parent, base) = split(&path);
         if !matches!(kind, Kind::Opaque | Kind::Ignore) {
@@ -201,7 +201,7 @@ impl Unpacker<'_> {
                 self.tree.enter(&path).map_err(on(&path, "enter the directory"))?;
                 let real = self.tree.real(b"");
                 let real = real.strip_suffix(b"/").unwrap_or(&real).to_vec();
-                self.tree.dirs.entry(real).or_default().opaque = true;
+                self.tree.note(real, |pending| pending.opaque = true).map_err(on(&path, "note that it is opaque"))?;
                 input.skip(content)
             }
             Kind::Dir => self.tree.make_dir(base, meta).map_err(on(&path, "make the directory")),

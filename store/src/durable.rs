@@ -192,7 +192,7 @@ impl Disk {
     pub fn read_bytes(&self, path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
             Err(e) => return Err(Error::io(path, "open", e)),
         };
         let mut bytes = Vec::new();

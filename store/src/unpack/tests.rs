@@ -450,8 +450,7 @@ fn implied_directories_count_as_entries() {
     let archive = Archive::default().file(&path, "").end();
     let dir = tempfile::tempdir().unwrap();
     let root = || rustix::fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
-    let limited =
-        |entries| unpack(&mut Pieces(archive.chunks(512)), root(), &Layers(Vec::new()), Limits { entries });
+    let limited = |entries| unpack(&mut Pieces(archive.chunks(512)), root(), &Layers(Vec::new()), Limits { entries });
     assert!(matches!(limited(19), Err(Error::TooMany(19))));
 }
 

@@ -121,7 +121,7 @@ struct Inner {
     index: Mutex<Index>,
     /// Held while image records change: the index is not, so readers never wait for a disk.
     writer: Mutex<()>,
-    /// Layers on their way, by diff id.
+    /// Layers on their way, by chain id.
     flights: Mutex<HashMap<Digest, flight::Flight>>,
     slots: Arc<tokio::sync::Semaphore>,
     /// Running pulls.

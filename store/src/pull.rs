@@ -9,8 +9,8 @@
 //! that a pod may use it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -171,15 +171,20 @@ impl Pull<'_> {
 
     /// All layers, base first; those that are missing come in parallel.
     async fn layers(&self, session: &Session, manifest: &Manifest, diff_ids: &[Digest]) -> Result<Vec<Arc<Layer>>> {
-        let chain: Vec<_> = chain_ids(diff_ids).into_iter().zip(diff_ids.iter().cloned()).collect();
+        let places = chain_ids(diff_ids).into_iter().zip(diff_ids.iter().cloned());
+        let mut below = None;
         let mut waiting = FuturesUnordered::new();
-        for (i, descriptor) in manifest.layers.iter().enumerate() {
+        for (i, (descriptor, (chain_id, diff_id))) in manifest.layers.iter().zip(places).enumerate() {
             let wanted = Arc::new(Wanted {
                 session: session.clone(),
                 descriptor: descriptor.clone(),
-                chain: chain[..=i].to_vec(),
+                diff_id,
+                chain_id,
+                below: below.take(),
+                failed: OnceLock::new(),
             });
-            // Claimed in order, so that a layer finds those below it on their way.
+            below = Some(wanted.clone());
+            // Claimed in order: a layer that waits for those below takes no place from them.
             let claim = self.inner.claim(&wanted);
             let present = matches!(claim, Claim::Present(_));
             waiting.push(async move {

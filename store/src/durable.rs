@@ -9,8 +9,8 @@
 //! `.tmp-…` file may be left over: [`Disk::list`] does not show it and [`Disk::sweep`] removes it.
 //!
 //! [`Disk::write`] is durable when it returns. [`Disk::write_volatile`] leaves out both fsyncs: what it
-//! wrote survives `kill -9`, not a power cut, after which the file may be the old one, absent or
-//! empty ([`Disk::read`] then says [`ErrorKind::Damaged`]).
+//! wrote survives `kill -9`, not a power cut, after which the file may be the old one or, if there was
+//! none, absent or empty ([`Disk::read`] then says [`ErrorKind::Damaged`]).
 //!
 //! Every effect passes a [`Seam`], so that a test can fail or end the program at the k-th of them.
 
@@ -20,6 +20,7 @@ mod tree;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::sys;
 
 pub use seam::{Countdown, Effect, Seam, Then};
 pub use tree::remove_tree;
@@ -106,6 +109,11 @@ impl Error {
         Self { path: path.to_owned(), kind: ErrorKind::Damaged(why.into()) }
     }
 
+    /// True when it is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(&self.kind, ErrorKind::Io(_, e) if e.kind() == io::ErrorKind::NotFound)
+    }
+
     /// True when the device is full or a quota is used up.
     pub fn is_no_space(&self) -> bool {
         matches!(&self.kind, ErrorKind::Io(_, e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
@@ -114,6 +122,15 @@ impl Error {
 
 /// Result of an effect on records.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// How far a file is written before it takes its name.
+#[derive(Debug, Clone, Copy)]
+enum Flush {
+    No,
+    /// Its data is handed to the device; nothing waits for the device's cache.
+    WriteBack,
+    Device,
+}
 
 /// Writes and reads records. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -151,7 +168,13 @@ impl Disk {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let dir = path.parent().ok_or_else(|| Error::damaged(path, "a record needs a directory"))?;
         let temp = dir.join(format!("{TEMP}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        let done = self.fill(&temp, bytes, durable).and_then(|()| self.rename(&temp, path));
+        let flush = match durable {
+            true => Flush::Device,
+            // XFS may order the rename before the data: a record that was durable would be an empty one.
+            false if path.exists() => Flush::WriteBack,
+            false => Flush::No,
+        };
+        let done = self.fill(&temp, bytes, flush).and_then(|()| self.rename(&temp, path));
         if done.is_err() && self.pass(Effect::Remove, &temp).is_ok() {
             // The first error counts; what stays behind is swept at the next start.
             let _ = fs::remove_file(&temp);
@@ -160,7 +183,7 @@ impl Disk {
         if durable { self.sync_dir(dir) } else { Ok(()) }
     }
 
-    fn fill(&self, temp: &Path, bytes: &[u8], durable: bool) -> Result<()> {
+    fn fill(&self, temp: &Path, bytes: &[u8], flush: Flush) -> Result<()> {
         let write = || {
             self.pass(Effect::Write, temp)?;
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temp)?;
@@ -168,10 +191,12 @@ impl Disk {
             Ok(file)
         };
         let file = write().map_err(|e| Error::io(temp, "write", e))?;
-        if durable {
-            self.pass(Effect::Sync, temp).and_then(|()| file.sync_all()).map_err(|e| Error::io(temp, "flush", e))?;
-        }
-        Ok(())
+        let sync = || match flush {
+            Flush::No => Ok(()),
+            Flush::WriteBack => self.pass(Effect::Sync, temp).and_then(|()| sys::write_back(file.as_fd(), true)),
+            Flush::Device => self.pass(Effect::Sync, temp).and_then(|()| file.sync_all()),
+        };
+        sync().map_err(|e| Error::io(temp, "flush", e))
     }
 
     /// Makes a file that was written volatile durable, its name too.

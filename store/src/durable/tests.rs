@@ -92,3 +92,26 @@ fn a_half_written_file_is_not_listed() {
     assert_eq!(Disk::new().list(dir.path()).unwrap(), ["a.json"]);
     assert!(Disk::new().list(&dir.path().join("absent")).unwrap().is_empty());
 }
+
+/// Notes the effects.
+#[derive(Debug, Default)]
+struct Notes(std::sync::Mutex<Vec<Effect>>);
+
+impl Seam for Notes {
+    fn before(&self, effect: Effect, _: &Path) -> io::Result<()> {
+        self.0.lock().unwrap().push(effect);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_volatile_record_takes_the_place_of_another_only_when_its_data_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pet.json");
+    let notes = Arc::new(Notes::default());
+    let disk = Disk::with_seam(notes.clone());
+    disk.write_volatile(&path, &pet(4)).unwrap();
+    assert_eq!(std::mem::take(&mut *notes.0.lock().unwrap()), [Effect::Write, Effect::Rename]);
+    disk.write_volatile(&path, &pet(3)).unwrap();
+    assert_eq!(*notes.0.lock().unwrap(), [Effect::Write, Effect::Sync, Effect::Rename]);
+}

@@ -17,7 +17,7 @@
 //! nothing uses. A power cut may take away what was not flushed yet (`flush.rs`); it is pulled again.
 //!
 //! What happens in a pull, in order: `pull.rs` asks the registry, `flight.rs` shares downloads between pulls, `pipeline.rs`
-//! verifies and decompresses, `unpack/` writes files, `pull.rs` publishes the image. Then `snapshot.rs` stacks layers for
+//! verifies and decompresses, `unpack/` writes files, `publish.rs` records the image. Then `snapshot.rs` stacks layers for
 //! a container, `names.rs` finds and removes images, `sweep.rs` removes what nothing uses.
 
 mod background;
@@ -36,6 +36,7 @@ mod merged;
 mod names;
 mod pipeline;
 mod progress;
+mod publish;
 mod pull;
 mod recover;
 pub mod reference;

@@ -211,6 +211,32 @@ async fn what_was_not_flushed_counts_only_in_its_boot() {
     eventually("the flush", durable).await;
 }
 
+/// Lets no flush succeed until it is told to.
+#[derive(Debug, Default)]
+struct LateFlush(std::sync::atomic::AtomicBool);
+
+impl Seam for LateFlush {
+    fn before(&self, effect: Effect, path: &Path) -> io::Result<()> {
+        if self.0.load(std::sync::atomic::Ordering::Acquire) { Ok(()) } else { NoFlush.before(effect, path) }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_failed_is_tried_again_with_the_next_pull() {
+    let registry = Registry::start().await;
+    let name = registry.push("one:v1", &image(1, 5000)).await;
+    let place = Place::new();
+    let seam = Arc::new(LateFlush::default());
+    let store = place.open_with(booted("a", Disk::with_seam(seam.clone())));
+    drop(pull(&store, &name).await.unwrap());
+    store.flush().await;
+    seam.0.store(true, std::sync::atomic::Ordering::Release);
+    drop(pull(&store, &name).await.unwrap());
+    store.flush().await;
+    drop(store);
+    assert_eq!(place.open_with(booted("b", Disk::new())).images().len(), 1, "it survives a reboot");
+}
+
 fn image_of_other() -> Build {
     image(7, 5000)
 }

@@ -34,7 +34,7 @@ use crate::layer::{Layer, LayerRecord};
 use crate::media::Descriptor;
 use crate::pipeline::{self, CHUNKS, Chunk, Expected};
 use crate::progress::LayerState;
-use crate::registry::Session;
+use crate::registry::{Cause, Failure, Session};
 use crate::sweep::Temp;
 use crate::unpack::{Below, Error as UnpackError, Unpacked};
 use crate::{Inner, lock, recover};
@@ -194,14 +194,21 @@ async fn fly(
     }
     loop {
         match attempt(inner, wanted, flight, &permit).await {
-            // Other bytes than promised: another host may have the right ones.
-            Err(LayerError::Content(pipeline::Error::Blob(mismatch)))
-                if wanted.session.reject(&wanted.descriptor.digest) =>
-            {
-                tracing::warn!(layer = %wanted.descriptor.digest, %mismatch, "asking another host for a layer");
+            // Another host may have the right ones.
+            Err(error) if is_mismatch(&error) && wanted.session.reject(&wanted.descriptor.digest) => {
+                tracing::warn!(layer = %wanted.descriptor.digest, %error, "asking another host for a layer");
             }
             other => return other,
         }
+    }
+}
+
+/// Other bytes than promised, or more of them.
+fn is_mismatch(error: &LayerError) -> bool {
+    match error {
+        LayerError::Content(pipeline::Error::Blob(_)) => true,
+        LayerError::Registry(error) => matches!(error.failures(), [Failure { cause: Cause::Mismatch(_), .. }]),
+        _ => false,
     }
 }
 

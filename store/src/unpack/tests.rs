@@ -5,9 +5,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::AtFlags;
 use tar_core::Header;
 
+use super::tree::times;
 use super::*;
+use crate::merged;
 
 /// Entries of an archive, written as ustar; long or odd things go into PAX records.
 #[derive(Default)]
@@ -383,6 +386,69 @@ fn what_is_implied_comes_from_below() {
     ] {
         let error = unpack_on(&[&base], &archive.end()).result.unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn a_mark_that_hides_what_is_below_counts_from_where_it_stands() {
+    let base = unpacked(Archive::default().dir("d").file("d/f", "low"));
+    let link = |archive: Archive| unpack_on(&[&base], &archive.hard("h", "d/f").end()).result.map(drop);
+    for archive in [
+        Archive::default().dir("d").file("d/.wh..wh..opq", ""),
+        Archive::default().file(".wh.d", "").dir("d"),
+        Archive::default().file(".wh.d", "").file("d/other", ""),
+        Archive::default().file("d", "now a file"),
+        Archive::default().link("d", "e"),
+    ] {
+        let error = link(archive).unwrap_err().to_string();
+        assert!(error.contains("neither in this layer nor below"), "{error}");
+    }
+    link(Archive::default()).unwrap();
+}
+
+#[test]
+fn a_path_over_a_link_below_becomes_a_directory_like_the_one_that_the_link_leads_to() {
+    let base = unpacked(
+        Archive::default()
+            .dir("var")
+            .link("var/run", "/run")
+            .add("run", b'5', "", b"", |h| {
+                h.set_mode(0o2750).unwrap();
+                h.set_uid(7).unwrap();
+            })
+            .add("run/sub", b'5', "", b"", |h| h.set_uid(8).unwrap())
+            .file("run/old", "old")
+            .link("circle", "circle")
+            .link("nowhere", "/absent")
+            .link("hidden", "/run"),
+    );
+    let archive = Archive::default()
+        .file("var/run/pid", "1")
+        .file("var/run/sub/x", "")
+        .hard("var/run/new", "var/run/old")
+        .file("circle/x", "")
+        .file("nowhere/x", "")
+        .file(".wh.hidden", "")
+        .file("hidden/x", "");
+    let layer = unpack_on(&[&base], &archive.end());
+    layer.result.as_ref().unwrap();
+    let run = layer.meta("var/run");
+    assert_eq!((run.mode(), run.uid(), run.mtime()), (0o42750, 7, 1000));
+    assert_eq!(layer.meta("var/run/sub").uid(), 8);
+    assert_eq!(layer.meta("var/run/new").ino(), base.meta("run/old").ino());
+    for plain in ["circle", "nowhere", "hidden"] {
+        assert_eq!((layer.meta(plain).mode(), layer.meta(plain).uid()), (0o40755, 0), "{plain}");
+    }
+    assert!(!layer.path("run").exists(), "nothing is written through the link");
+}
+
+#[test]
+fn an_attribute_that_does_not_fit_is_no_full_disk() {
+    let archive = Archive::default().pax(&[("SCHILY.xattr.user.big", &[b'v'; 65536])]).file("f", "");
+    match unpack_on(&[], &archive.end()).result {
+        // Some file systems have room for it.
+        Ok(_) => {}
+        Err(error) => assert!(error.to_string().contains("user.big is too large for the file system"), "{error}"),
     }
 }
 

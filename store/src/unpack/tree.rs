@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use super::entry::Meta;
@@ -30,7 +30,6 @@ const PATH_DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLO
 pub(super) struct Pending {
     /// The attributes, if an entry gave them; else the directory was only implied by a name in it.
     pub(super) meta: Option<Meta>,
-    pub(super) opaque: bool,
 }
 
 impl Pending {
@@ -75,6 +74,10 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 
 fn join(dir: &[u8], base: &[u8]) -> Vec<u8> {
     if dir.is_empty() { base.to_vec() } else { [dir, b"/", base].concat() }
+}
+
+fn mark_opaque(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(merged::open_dir(dir, name)?, merged::OPAQUE, b"y", XattrFlags::empty())?)
 }
 
 /// Whether a directory may have entries.
@@ -128,8 +131,17 @@ impl Tree {
     fn imply(&mut self, dir: BorrowedFd<'_>, part: &[u8], real: &[u8], opaque: bool) -> io::Result<()> {
         check_depth(real)?;
         rustix::fs::mkdirat(dir, part, IMPLIED)?;
+        if opaque {
+            mark_opaque(dir, part)?;
+        }
         self.implied += 1;
-        self.note(join(real, part), |pending| *pending = Pending { meta: None, opaque })
+        self.note(join(real, part), |pending| pending.meta = None)
+    }
+
+    /// Has `base` in the present directory hide what layers below have in it: at once, because what follows in the archive
+    /// may look for something there.
+    pub(super) fn mark_opaque(&self, base: &[u8]) -> io::Result<()> {
+        mark_opaque(self.here(), base)
     }
 
     fn walk(&mut self, parent: &[u8]) -> io::Result<(Vec<u8>, OwnedFd)> {
@@ -248,10 +260,10 @@ impl Tree {
             }
             Err(e) => return Err(e.into()),
         }
-        self.note(self.real(base), |pending| {
-            pending.meta = Some(meta);
-            pending.opaque |= opaque;
-        })
+        if opaque {
+            self.mark_opaque(base)?;
+        }
+        self.note(self.real(base), |pending| pending.meta = Some(meta))
     }
 
     /// Removes what is called `base` in the present directory, whole.
@@ -283,8 +295,8 @@ impl Tree {
             // What this layer itself has under that name stays (image-spec, layer.md); a directory hides less than the
             // whiteout would, unless it is opaque.
             Err(Errno::EXIST) => {
-                if let Some(pending) = self.dirs.get_mut(&self.real(base)) {
-                    pending.opaque = true;
+                if self.dirs.contains_key(&self.real(base)) {
+                    self.mark_opaque(base)?;
                 }
                 Ok(false)
             }

@@ -30,7 +30,7 @@ pub(crate) struct ImageRecord {
     pub(crate) tags: BTreeMap<Reference, u64>,
     /// Digests by which it was pulled, likewise.
     pub(crate) digests: BTreeMap<Reference, u64>,
-    /// What a registry's answer led to this image: digest and platform asked for.
+    /// What a registry's answer led to this image: digest and platform asked for; the last few, newest last.
     pub(crate) targets: Vec<(Digest, Platform)>,
     /// Sizes of the blobs kept for it: configuration, manifests, indexes.
     pub(crate) blobs: BTreeMap<Digest, u64>,

@@ -16,6 +16,9 @@ use crate::media::Platform;
 use crate::reference::Reference;
 use crate::registry::Resolved;
 
+/// Targets that are kept for an image: an index that is pushed anew each night leads to the same one.
+const MAX_TARGETS: usize = 8;
+
 /// What a pull brought.
 pub(crate) struct Fetched {
     pub(crate) reference: Reference,
@@ -82,11 +85,13 @@ impl Inner {
         };
         record.blobs.extend(blobs.iter().map(|(digest, bytes)| (digest.clone(), bytes.len() as u64)));
         let target = (resolved.digest.clone(), platform);
-        if !record.targets.contains(&target) {
-            record.targets.push(target);
-        }
+        record.targets.retain(|known| *known != target);
+        record.targets.push(target);
+        let dropped = forget_oldest(&mut record, &resolved.descriptor.digest);
         let image = Image::new(record, &document, held, &self.pinned);
         let named = self.name_as(&reference, &image, &resolved.digest)?;
+        // After the record that no longer names them.
+        self.remove_blobs(dropped.iter());
         self.flush_again(&named);
         Ok(named)
     }
@@ -96,6 +101,17 @@ impl Inner {
         let tag = reference.digest().is_none().then_some(reference);
         self.name(image, tag, &reference.with_digest(digest.clone()))
     }
+}
+
+/// Takes the oldest targets out, with the names by their digest, and their blobs, which are returned. `manifest` stays.
+fn forget_oldest(record: &mut ImageRecord, manifest: &Digest) -> Vec<Digest> {
+    let old: Vec<_> = record.targets.drain(..record.targets.len().saturating_sub(MAX_TARGETS)).collect();
+    let mut dropped: Vec<Digest> = old.into_iter().map(|(digest, _)| digest).collect();
+    let kept = |digest: &Digest| record.targets.iter().any(|(target, _)| target == digest);
+    dropped.retain(|digest| !kept(digest) && digest != manifest);
+    record.digests.retain(|name, _| name.digest().is_none_or(|digest| !dropped.contains(digest)));
+    dropped.retain(|digest| record.blobs.remove(digest).is_some());
+    dropped
 }
 
 #[cfg(test)]

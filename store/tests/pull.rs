@@ -447,6 +447,32 @@ async fn images_of_the_same_layers_in_other_orders_come_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_many_indexes_that_lead_to_one_image_the_last_few_are_kept() {
+    let registry = Registry::start().await;
+    let (digest, size) = registry.manifest(&registry.push("app:v1", &Build::default().layer(base())).await).await;
+    let place = Place::new();
+    let store = place.open();
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let entry = json!({"mediaType": common::OCI_MANIFEST, "digest": digest, "size": size,
+        "platform": {"os": "linux", "architecture": "amd64"}});
+    let mut last = None;
+    for night in 0..12 {
+        let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": [entry],
+            "annotations": {"night": night.to_string()}});
+        let digest = registry.push_manifest("app", "nightly", media_type, index.to_string().into_bytes()).await;
+        pull(&store, &format!("{}/app:nightly", registry.host)).await.unwrap();
+        last = Some(digest);
+    }
+    let image = store.images().remove(0);
+    let last = format!("{}/app@{}", registry.host, last.unwrap());
+    assert!(image.repo_digests.len() == 8 && image.repo_digests.contains(&last), "{:?}", image.repo_digests);
+    assert_eq!(place.list("blobs").len(), 8 + 2, "indexes, the manifest and the configuration");
+    store.flush().await;
+    drop((image, store));
+    assert_eq!(place.open().images().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_index_leads_to_the_image_for_this_machine() {
     let registry = Registry::start().await;
     let build = |platform| Build { platform: Some(("linux", platform)), ..Build::default().layer(base()) };

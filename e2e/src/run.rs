@@ -79,8 +79,7 @@ async fn all(ctx: &Ctx, words: &[String]) -> Res<Sums> {
         let took = t.elapsed().as_secs_f64();
         let known = match ctx.kind {
             Some(Kind::Containerd) => differences::CONTAINERD,
-            Some(Kind::Crisp) => differences::CRISP,
-            None => &[],
+            Some(Kind::Crisp) | None => &[],
         };
         let known = known.iter().find(|(n, _)| *n == name);
         match (result, known) {

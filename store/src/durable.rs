@@ -9,22 +9,31 @@
 //! `.tmp-…` file may be left over: [`Disk::list`] does not show it and [`Disk::sweep`] removes it.
 //!
 //! [`Disk::write`] is durable when it returns. [`Disk::write_volatile`] leaves out both fsyncs: what it
-//! wrote survives `kill -9`, not a power cut, after which the file may be the old one, absent or
-//! empty ([`Disk::read`] then says [`ErrorKind::Damaged`]).
+//! wrote survives `kill -9`, not a power cut, after which the file may be the old one or, if there was
+//! none, absent or empty ([`Disk::read`] then says [`ErrorKind::Damaged`]).
 //!
 //! Every effect passes a [`Seam`], so that a test can fail or end the program at the k-th of them.
 
+mod seam;
+mod tree;
+
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::sys;
+
+pub use seam::{Countdown, Effect, Seam, Then};
+pub use tree::remove_tree;
+pub(crate) use tree::remove_tree_at;
 
 /// Prefix of the names of half-written files.
 const TEMP: &str = ".tmp-";
@@ -100,6 +109,11 @@ impl Error {
         Self { path: path.to_owned(), kind: ErrorKind::Damaged(why.into()) }
     }
 
+    /// True when it is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(&self.kind, ErrorKind::Io(_, e) if e.kind() == io::ErrorKind::NotFound)
+    }
+
     /// True when the device is full or a quota is used up.
     pub fn is_no_space(&self) -> bool {
         matches!(&self.kind, ErrorKind::Io(_, e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
@@ -109,75 +123,13 @@ impl Error {
 /// Result of an effect on records.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An effect on the disk, as a [`Seam`] sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
-    /// A temporary file is created and filled.
-    Write,
-    /// A file is flushed to the device.
-    Sync,
-    /// A file or directory takes its name.
-    Rename,
-    /// A directory is flushed to the device.
-    SyncDir,
-    /// A file, link or tree is removed.
-    Remove,
-    /// A directory is made.
-    MakeDir,
-}
-
-/// Called before each effect; an error takes the place of the effect.
-pub trait Seam: Send + Sync + fmt::Debug {
-    /// `path` is what the effect is on; for a rename, the new name.
-    fn before(&self, effect: Effect, path: &Path) -> io::Result<()>;
-}
-
-/// What a [`Countdown`] does at its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// This one effect fails with `EIO`.
-    Fail,
-    /// This one and all later ones fail: as seen from the disk, the program was killed here.
-    Die,
-    /// The program aborts.
-    Abort,
-}
-
-/// A [`Seam`] that lets `k` effects pass.
-#[derive(Debug)]
-pub struct Countdown {
-    left: AtomicI64,
-    then: Then,
-}
-
-impl Countdown {
-    /// Lets `k` effects pass, then does `then`.
-    pub fn new(k: u32, then: Then) -> Self {
-        Self { left: AtomicI64::new(i64::from(k)), then }
-    }
-
-    /// From an environment variable that holds k (for a program under test): aborts there.
-    pub fn abort_from_env(name: &str) -> Option<Self> {
-        let k = std::env::var(name).ok()?.parse().ok()?;
-        Some(Self::new(k, Then::Abort))
-    }
-
-    /// True once the countdown has ended.
-    pub fn reached(&self) -> bool {
-        self.left.load(Ordering::Relaxed) < 0
-    }
-}
-
-impl Seam for Countdown {
-    fn before(&self, _: Effect, _: &Path) -> io::Result<()> {
-        let left = self.left.fetch_sub(1, Ordering::Relaxed);
-        match self.then {
-            _ if left > 0 => Ok(()),
-            Then::Abort => std::process::abort(),
-            Then::Fail if left < 0 => Ok(()),
-            Then::Fail | Then::Die => Err(rustix::io::Errno::IO.into()),
-        }
-    }
+/// How far a file is written before it takes its name.
+#[derive(Debug, Clone, Copy)]
+enum Flush {
+    No,
+    /// Its data is handed to the device; nothing waits for the device's cache.
+    WriteBack,
+    Device,
 }
 
 /// Writes and reads records. Cheap to clone.
@@ -216,7 +168,13 @@ impl Disk {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let dir = path.parent().ok_or_else(|| Error::damaged(path, "a record needs a directory"))?;
         let temp = dir.join(format!("{TEMP}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        let done = self.fill(&temp, bytes, durable).and_then(|()| self.rename(&temp, path));
+        let flush = match durable {
+            true => Flush::Device,
+            // XFS may order the rename before the data: a record that was durable would be an empty one.
+            false if path.exists() => Flush::WriteBack,
+            false => Flush::No,
+        };
+        let done = self.fill(&temp, bytes, flush).and_then(|()| self.rename(&temp, path));
         if done.is_err() && self.pass(Effect::Remove, &temp).is_ok() {
             // The first error counts; what stays behind is swept at the next start.
             let _ = fs::remove_file(&temp);
@@ -225,7 +183,7 @@ impl Disk {
         if durable { self.sync_dir(dir) } else { Ok(()) }
     }
 
-    fn fill(&self, temp: &Path, bytes: &[u8], durable: bool) -> Result<()> {
+    fn fill(&self, temp: &Path, bytes: &[u8], flush: Flush) -> Result<()> {
         let write = || {
             self.pass(Effect::Write, temp)?;
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temp)?;
@@ -233,10 +191,12 @@ impl Disk {
             Ok(file)
         };
         let file = write().map_err(|e| Error::io(temp, "write", e))?;
-        if durable {
-            self.pass(Effect::Sync, temp).and_then(|()| file.sync_all()).map_err(|e| Error::io(temp, "flush", e))?;
-        }
-        Ok(())
+        let sync = || match flush {
+            Flush::No => Ok(()),
+            Flush::WriteBack => self.pass(Effect::Sync, temp).and_then(|()| sys::write_back(file.as_fd(), true)),
+            Flush::Device => self.pass(Effect::Sync, temp).and_then(|()| file.sync_all()),
+        };
+        sync().map_err(|e| Error::io(temp, "flush", e))
     }
 
     /// Makes a file that was written volatile durable, its name too.
@@ -257,7 +217,7 @@ impl Disk {
     pub fn read_bytes(&self, path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
             Err(e) => return Err(Error::io(path, "open", e)),
         };
         let mut bytes = Vec::new();
@@ -305,14 +265,7 @@ impl Disk {
 
     /// Removes a whole tree without following links out of it; that there is none is no error.
     pub fn remove_tree(&self, path: &Path) -> Result<()> {
-        let removed = self.pass(Effect::Remove, path).and_then(|()| match fs::symlink_metadata(path)?.is_dir() {
-            true => fs::remove_dir_all(path),
-            false => fs::remove_file(path),
-        });
-        match removed {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(|e| Error::io(path, "remove", e)),
-        }
+        self.pass(Effect::Remove, path).and_then(|()| remove_tree(path)).map_err(|e| Error::io(path, "remove", e))
     }
 
     /// Names of the entries of a directory, without half-written ones; empty where there is none.
@@ -366,97 +319,4 @@ fn decode<T: Record>(path: &Path, bytes: &[u8]) -> Result<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    struct Pet {
-        name: String,
-        legs: u32,
-    }
-
-    impl Record for Pet {
-        const KIND: &'static str = "pet";
-        const VERSION: u32 = 2;
-
-        fn upgrade(version: u32, mut data: serde_json::Value) -> Option<serde_json::Value> {
-            (version == 1).then(|| {
-                data["legs"] = 4.into();
-                data
-            })
-        }
-    }
-
-    fn pet(legs: u32) -> Pet {
-        Pet { name: "Rex".into(), legs }
-    }
-
-    #[test]
-    fn what_was_written_is_read_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pet.json");
-        let disk = Disk::new();
-        assert_eq!(disk.read::<Pet>(&path).unwrap(), None);
-        disk.write(&path, &pet(4)).unwrap();
-        disk.write_volatile(&path, &pet(3)).unwrap();
-        assert_eq!(disk.read(&path).unwrap(), Some(pet(3)));
-        disk.remove(&path).unwrap();
-        disk.remove(&path).unwrap();
-        assert_eq!(disk.read::<Pet>(&path).unwrap(), None);
-    }
-
-    #[test]
-    fn older_versions_are_upgraded_and_newer_ones_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pet.json");
-        let disk = Disk::new();
-        fs::write(&path, br#"{"kind":"pet","version":1,"data":{"name":"Rex"}}"#).unwrap();
-        assert_eq!(disk.read(&path).unwrap(), Some(pet(4)));
-        fs::write(&path, br#"{"kind":"pet","version":3,"data":{}}"#).unwrap();
-        let error = disk.read::<Pet>(&path).unwrap_err();
-        assert!(matches!(error.kind, ErrorKind::TooNew { found: 3, known: 2 }), "{error}");
-    }
-
-    #[test]
-    fn damage_is_told_from_absence() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pet.json");
-        for bytes in ["", "{", r#"{"kind":"car","version":2,"data":{}}"#, r#"{"kind":"pet","version":0,"data":{}}"#] {
-            fs::write(&path, bytes).unwrap();
-            let error = Disk::new().read::<Pet>(&path).unwrap_err();
-            assert!(matches!(error.kind, ErrorKind::Damaged(_)), "{bytes}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_crash_at_any_effect_leaves_the_old_or_the_new_record() {
-        for then in [Then::Fail, Then::Die] {
-            for k in 0.. {
-                let dir = tempfile::tempdir().unwrap();
-                let path = dir.path().join("pet.json");
-                Disk::new().write(&path, &pet(4)).unwrap();
-                let seam = Arc::new(Countdown::new(k, then));
-                let result = Disk::with_seam(seam.clone()).write(&path, &pet(3));
-                assert_eq!(result.is_err(), seam.reached());
-                let disk = Disk::new();
-                let after = disk.read::<Pet>(&path).unwrap().unwrap();
-                assert!(after == pet(3) || result.is_err() && after == pet(4));
-                disk.sweep(dir.path()).unwrap();
-                assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{k}");
-                if !seam.reached() {
-                    assert!(k >= 4, "write, sync, rename and sync of the directory pass the seam");
-                    break;
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_half_written_file_is_not_listed() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(".tmp-1-1"), "").unwrap();
-        fs::write(dir.path().join("a.json"), "").unwrap();
-        assert_eq!(Disk::new().list(dir.path()).unwrap(), ["a.json"]);
-        assert!(Disk::new().list(&dir.path().join("absent")).unwrap().is_empty());
-    }
-}
+mod tests;

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   claim ─▶ present            the index has it
-//!         ─▶ joined a flight    wait ─▶ landed: look in the index again
-//!         │                          ─▶ failed: claim again; then it is one's own flight
-//!         ─▶ started a flight   wait ─▶ landed, or failed: that is the caller's error
+//!         ─▶ another's flight   wait ─▶ landed: look in the index again
+//!         │                          ─▶ failed: claim again, and fly oneself or with a third one
+//!         ─▶ one's own flight   wait ─▶ landed, or failed: that is the caller's error
 //! ```
 //!
 //! Every caller has asked the registry for the manifest with its own credentials before it gets here; only the download
@@ -12,11 +12,15 @@
 //! tries once with its own. A flight goes on when its callers go away, for [`crate::Options::linger`]: kubelet calls
 //! again soon, and finds it under way. Then it ends, and its files go.
 //!
-//! Flights have the diff id as their key: a layer that turns out to be bound to one chain (see [`crate::layer`]) is no
-//! use to a waiter with another chain, which then starts its own.
+//! A flight is one's own if it uses the session of one's own call, whoever of that call started it. A layer that needs
+//! those below claims them and waits as any caller does ([`Lower`]), so that it outlives the failure of another's flight
+//! too.
+//!
+//! Flights have the chain id as their key. So a flight waits for shorter chains only, and no two wait for each other. A
+//! layer that comes on two chains at once comes twice, unless one has landed when the other finds a place to work.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -30,7 +34,7 @@ use crate::layer::{Layer, LayerRecord};
 use crate::media::Descriptor;
 use crate::pipeline::{self, CHUNKS, Chunk, Expected};
 use crate::progress::LayerState;
-use crate::registry::Session;
+use crate::registry::{Cause, Failure, Session};
 use crate::sweep::Temp;
 use crate::unpack::{Below, Error as UnpackError, Unpacked};
 use crate::{Inner, lock, recover};
@@ -39,7 +43,11 @@ use crate::{Inner, lock, recover};
 const STEP: u64 = 1 << 20;
 
 /// A layer on its way, and those who wait for it.
-pub(crate) type Flight = Arc<watch::Sender<Status>>;
+#[derive(Debug)]
+pub(crate) struct Flight {
+    session: Session,
+    status: Arc<watch::Sender<Status>>,
+}
 
 type Outcome = Result<Arc<Layer>, Arc<LayerError>>;
 
@@ -58,53 +66,63 @@ pub(crate) struct Status {
 pub(crate) struct Wanted {
     pub(crate) session: Session,
     pub(crate) descriptor: Descriptor,
-    /// Chain ids and diff ids from the base up to this layer, which is the last.
-    pub(crate) chain: Vec<(Digest, Digest)>,
-}
-
-impl Wanted {
-    fn place(&self) -> (&Digest, &Digest) {
-        // Never empty: it ends with the layer itself.
-        let (chain, diff) = &self.chain[self.chain.len() - 1];
-        (chain, diff)
-    }
+    pub(crate) diff_id: Digest,
+    /// The chain that it ends.
+    pub(crate) chain_id: Digest,
+    /// The layer that it lies on.
+    pub(crate) below: Option<Arc<Self>>,
+    /// Why this call's one try failed: layers above that come to need it later don't try again.
+    pub(crate) failed: OnceLock<Arc<LayerError>>,
 }
 
 pub(crate) enum Claim {
     Present(Arc<Layer>),
-    Wait { status: watch::Receiver<Status>, mine: bool },
+    /// On its way; `mine` with the session of this call.
+    Wait {
+        status: watch::Receiver<Status>,
+        mine: bool,
+    },
 }
 
 impl Inner {
     /// Finds the layer or its flight, or starts one.
     pub(crate) fn claim(self: &Arc<Self>, wanted: &Arc<Wanted>) -> Claim {
-        let (chain, diff) = wanted.place();
         // This lock first: a flight puts its layer into the index before it leaves the map.
         let mut flights = lock(&self.flights);
-        if let Some(layer) = self.index().layers.find(chain, diff) {
-            return Claim::Present(layer.clone());
+        if let Some(layer) = self.there(wanted) {
+            return Claim::Present(layer);
         }
-        if let Some(flight) = flights.get(diff) {
-            return Claim::Wait { status: flight.subscribe(), mine: false };
+        if let Some(flight) = flights.get(&wanted.chain_id) {
+            return Claim::Wait { status: flight.status.subscribe(), mine: flight.session.is(&wanted.session) };
         }
         let (sender, status) = watch::channel(Status { state: LayerState::Queued, outcome: None });
         let flight = Arc::new(sender);
-        flights.insert(diff.clone(), flight.clone());
+        flights.insert(wanted.chain_id.clone(), Flight { session: wanted.session.clone(), status: flight.clone() });
         let (inner, wanted) = (self.clone(), wanted.clone());
         tokio::spawn(async move {
             // Leaves the map however this task ends.
-            let landing = Landing { inner: &inner, diff: wanted.place().1 };
+            let landing = Landing { inner: &inner, chain: &wanted.chain_id };
             let outcome = tokio::select! {
                 outcome = fly(&inner, &wanted, &flight) => outcome,
                 () = deserted(&flight, inner.linger) => Err(LayerError::GivenUp),
             };
+            let outcome = outcome.map_err(Arc::new);
+            if let Err(error) = &outcome
+                && !matches!(**error, LayerError::GivenUp)
+            {
+                wanted.failed.get_or_init(|| error.clone());
+            }
             drop(landing);
             flight.send_modify(|status| {
                 status.state = LayerState::Done;
-                status.outcome = Some(outcome.map_err(Arc::new));
+                status.outcome = Some(outcome);
             });
         });
         Claim::Wait { status, mine: true }
+    }
+
+    fn there(&self, wanted: &Wanted) -> Option<Arc<Layer>> {
+        self.index().layers.find(&wanted.chain_id, &wanted.diff_id).cloned()
     }
 
     /// Waits for a layer that was claimed, telling `tell` how it goes.
@@ -121,7 +139,7 @@ impl Inner {
             };
             match wait(&mut status, &tell).await {
                 Err(error) if mine => return Err(error),
-                // Landed: it is in the index now, unless it serves another chain only. Failed: our own try.
+                // Landed: it is in the index now. Failed, for another: our own try.
                 _ => claim = self.claim(wanted),
             }
         }
@@ -154,28 +172,43 @@ async fn deserted(flight: &watch::Sender<Status>, linger: Duration) {
 
 struct Landing<'a> {
     inner: &'a Inner,
-    diff: &'a Digest,
+    chain: &'a Digest,
 }
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
-        lock(&self.inner.flights).remove(self.diff);
+        lock(&self.inner.flights).remove(self.chain);
     }
 }
 
-async fn fly(inner: &Arc<Inner>, wanted: &Wanted, flight: &watch::Sender<Status>) -> Result<Arc<Layer>, LayerError> {
+async fn fly(
+    inner: &Arc<Inner>,
+    wanted: &Arc<Wanted>,
+    flight: &watch::Sender<Status>,
+) -> Result<Arc<Layer>, LayerError> {
     let permit = inner.slots.clone().acquire_owned().await.map_err(|_| LayerError::GivenUp)?;
     let permit = Arc::new(Mutex::new(Some(permit)));
+    // On another chain, while this one waited for its place.
+    if let Some(layer) = inner.there(wanted) {
+        return Ok(layer);
+    }
     loop {
         match attempt(inner, wanted, flight, &permit).await {
-            // Other bytes than promised: another host may have the right ones.
-            Err(LayerError::Content(pipeline::Error::Blob(mismatch)))
-                if wanted.session.reject(&wanted.descriptor.digest) =>
-            {
-                tracing::warn!(layer = %wanted.descriptor.digest, %mismatch, "asking another host for a layer");
+            // Another host may have the right ones.
+            Err(error) if is_mismatch(&error) && wanted.session.reject(&wanted.descriptor.digest) => {
+                tracing::warn!(layer = %wanted.descriptor.digest, %error, "asking another host for a layer");
             }
             other => return other,
         }
+    }
+}
+
+/// Other bytes than promised, or more of them.
+fn is_mismatch(error: &LayerError) -> bool {
+    match error {
+        LayerError::Content(pipeline::Error::Blob(_)) => true,
+        LayerError::Registry(error) => matches!(error.failures(), [Failure { cause: Cause::Mismatch(_), .. }]),
+        _ => false,
     }
 }
 
@@ -195,14 +228,14 @@ async fn attempt(
     let (_alive, given_up) = oneshot::channel();
     let below = Lower {
         inner: inner.clone(),
-        chain: wanted.chain[..wanted.chain.len() - 1].to_vec(),
+        below: wanted.below.clone(),
         permit: permit.clone(),
         given_up: Mutex::new(given_up),
         held: Mutex::default(),
         runtime: Handle::current(),
     };
     let total = wanted.descriptor.size;
-    let expected = Expected { blob: wanted.descriptor.digest.clone(), size: total, diff_id: wanted.place().1.clone() };
+    let expected = Expected { blob: wanted.descriptor.digest.clone(), size: total, diff_id: wanted.diff_id.clone() };
     let result = pipeline::start(expected, receiver, root, below, inner.limits, temp);
     let sent = download(wanted, &chunks, |bytes| tell(LayerState::Downloading { bytes, total })).await;
     if sent.is_ok() {
@@ -238,11 +271,10 @@ async fn download(wanted: &Wanted, chunks: &mpsc::Sender<Chunk>, tell: impl Fn(u
 }
 
 fn publish(inner: &Arc<Inner>, wanted: &Wanted, unpacked: Unpacked, temp: Temp) -> Result<Arc<Layer>, LayerError> {
-    let (chain_id, diff_id) = wanted.place();
     let Unpacked { bytes, inodes, bound, root_listed } = unpacked;
     let record = LayerRecord {
-        diff_id: diff_id.clone(),
-        chain_id: chain_id.clone(),
+        diff_id: wanted.diff_id.clone(),
+        chain_id: wanted.chain_id.clone(),
         bound,
         root_listed,
         bytes,
@@ -254,7 +286,7 @@ fn publish(inner: &Arc<Inner>, wanted: &Wanted, unpacked: Unpacked, temp: Temp) 
     let short = temp.short();
     let layer = Arc::new(Layer::new(short.clone(), record));
     let mut index = inner.index();
-    if let Some(there) = index.layers.find(chain_id, diff_id) {
+    if let Some(there) = index.layers.find(&wanted.chain_id, &wanted.diff_id) {
         return Ok(there.clone());
     }
     temp.publish(&inner.layout.layer(&short))?;
@@ -268,8 +300,7 @@ fn publish(inner: &Arc<Inner>, wanted: &Wanted, unpacked: Unpacked, temp: Temp) 
 /// The layers below one that is being unpacked, wherever they are.
 struct Lower {
     inner: Arc<Inner>,
-    /// Base first.
-    chain: Vec<(Digest, Digest)>,
+    below: Option<Arc<Wanted>>,
     /// Given back while waiting: those that are waited for may need it.
     permit: Permit,
     /// Resolves when the flight is over.
@@ -280,32 +311,19 @@ struct Lower {
 }
 
 impl Lower {
+    /// Topmost first.
     async fn wait(&self) -> Result<Vec<Arc<Layer>>, UnpackError> {
         let mut layers = Vec::new();
-        for (chain, diff) in self.chain.iter().rev() {
-            layers.push(self.inner.there_or_coming(chain, diff).await?);
+        let mut next = self.below.as_ref();
+        while let Some(wanted) = next {
+            let landed = match wanted.failed.get() {
+                Some(error) => Err(error.clone()),
+                None => self.inner.land(wanted, self.inner.claim(wanted), |_| {}).await,
+            };
+            layers.push(landed.map_err(|e| UnpackError::Below(format!("the layer {}: {e}", wanted.diff_id)))?);
+            next = wanted.below.as_ref();
         }
         Ok(layers)
-    }
-}
-
-impl Inner {
-    async fn there_or_coming(&self, chain: &Digest, diff: &Digest) -> Result<Arc<Layer>, UnpackError> {
-        loop {
-            let mut status = {
-                let flights = lock(&self.flights);
-                if let Some(layer) = self.index().layers.find(chain, diff) {
-                    return Ok(layer.clone());
-                }
-                let Some(flight) = flights.get(diff) else {
-                    return Err(UnpackError::Below(format!("the layer {diff} is neither there nor on its way")));
-                };
-                flight.subscribe()
-            };
-            wait(&mut status, |_| {})
-                .await
-                .map_err(|error| UnpackError::Below(format!("the layer {diff}: {error}")))?;
-        }
     }
 }
 

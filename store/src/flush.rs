@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   layer:  write back its files, a few megabytes at a time ─▶ record with durable=true, fsync
-//!   image:  all its layers durable? ─▶ fsync its blobs ─▶ record, fsync
+//!   image:  all its layers durable? ─▶ fsync its blobs ─▶ fsync its record; no lock is held
 //! ```
 //!
 //! There is no fsync for each file (20,000 flushes of the device's cache), and no `syncfs` where it can be avoided (it
@@ -23,6 +23,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::image::Image;
 use crate::layer::{Layer, LayerRecord};
 use crate::{Inner, Store, recover, sys};
 
@@ -74,6 +75,8 @@ impl Inner {
             if let Err(error) = inner.flush_image(&id) {
                 tracing::warn!(image = %id, %error, "cannot make an image durable: a reboot may drop it");
             }
+            // It may have been removed while this held its layers.
+            inner.sweep();
         });
     }
 
@@ -106,17 +109,30 @@ impl Inner {
         Ok(())
     }
 
+    /// Queues what an earlier try did not make durable.
+    pub(crate) fn flush_again(self: &Arc<Self>, image: &Image) {
+        if image.durable.load(Ordering::Acquire) {
+            return;
+        }
+        image.held.iter().filter(|layer| !layer.is_durable()).for_each(|layer| self.flush_layer_soon(layer));
+        self.flush_image_soon(image.id.clone());
+    }
+
     fn flush_image(&self, id: &Digest) -> Result<()> {
-        // Whoever changes the image's names writes its record too.
-        let _writer = self.writer();
         let Some(image) = self.index().images.get(id).cloned() else { return Ok(()) };
-        if !image.held.iter().all(|layer| layer.is_durable()) {
+        if image.durable.load(Ordering::Acquire) || !image.held.iter().all(|layer| layer.is_durable()) {
             return Ok(());
         }
-        for blob in image.record.blobs.keys() {
-            self.disk.sync(&self.layout.blob(blob))?;
+        let blobs = image.record.blobs.keys().map(|blob| self.layout.blob(blob));
+        for path in blobs.chain([self.layout.image(id)]) {
+            match self.disk.sync(&path) {
+                // Removed meanwhile. Who writes it again has it flushed again.
+                Err(error) if error.is_not_found() => return Ok(()),
+                other => other?,
+            }
         }
-        Ok(self.disk.write(&self.layout.image(id), &image.record)?)
+        image.durable.store(true, Ordering::Release);
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ pub(crate) struct ImageRecord {
     pub(crate) tags: BTreeMap<Reference, u64>,
     /// Digests by which it was pulled, likewise.
     pub(crate) digests: BTreeMap<Reference, u64>,
-    /// What a registry's answer led to this image: digest and platform asked for.
+    /// What a registry's answer led to this image: digest and platform asked for; the last few, newest last.
     pub(crate) targets: Vec<(Digest, Platform)>,
     /// Sizes of the blobs kept for it: configuration, manifests, indexes.
     pub(crate) blobs: BTreeMap<Digest, u64>,
@@ -77,6 +78,8 @@ pub struct Image {
     /// Configured to be kept by garbage collectors.
     pub pinned: bool,
     pub(crate) record: ImageRecord,
+    /// Record, blobs and layers are known to be on the device.
+    pub(crate) durable: AtomicBool,
     /// In the order of `layers`.
     pub(crate) held: Vec<Arc<Layer>>,
 }
@@ -94,6 +97,7 @@ impl Image {
             platform: document.platform(),
             layers: record.layers.clone(),
             pinned: is_pinned(&record, pinned),
+            durable: AtomicBool::new(false),
             held,
             record,
         }
@@ -112,6 +116,7 @@ impl Image {
             platform: self.platform.clone(),
             layers: self.layers.clone(),
             pinned: is_pinned(&record, pinned),
+            durable: AtomicBool::new(false),
             held: self.held.clone(),
             record,
         }

@@ -17,7 +17,7 @@
 //! nothing uses. A power cut may take away what was not flushed yet (`flush.rs`); it is pulled again.
 //!
 //! What happens in a pull, in order: `pull.rs` asks the registry, `flight.rs` shares downloads between pulls, `pipeline.rs`
-//! verifies and decompresses, `unpack/` writes files, `pull.rs` publishes the image. Then `snapshot.rs` stacks layers for
+//! verifies and decompresses, `unpack/` writes files, `publish.rs` records the image. Then `snapshot.rs` stacks layers for
 //! a container, `names.rs` finds and removes images, `sweep.rs` removes what nothing uses.
 
 mod background;
@@ -36,6 +36,7 @@ mod merged;
 mod names;
 mod pipeline;
 mod progress;
+mod publish;
 mod pull;
 mod recover;
 pub mod reference;
@@ -121,7 +122,7 @@ struct Inner {
     index: Mutex<Index>,
     /// Held while image records change: the index is not, so readers never wait for a disk.
     writer: Mutex<()>,
-    /// Layers on their way, by diff id.
+    /// Layers on their way, by chain id.
     flights: Mutex<HashMap<Digest, flight::Flight>>,
     slots: Arc<tokio::sync::Semaphore>,
     /// Running pulls.

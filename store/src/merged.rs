@@ -73,7 +73,8 @@ pub(crate) fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<O
     )
 }
 
-fn is_opaque(dir: &OwnedFd) -> bool {
+/// True for a directory that hides what layers below have in it.
+pub(crate) fn is_opaque(dir: &OwnedFd) -> bool {
     let mut value = [0; 4];
     matches!(rustix::fs::fgetxattr(dir, OPAQUE, &mut value[..]), Ok(1)) && value[0] == b'y'
 }

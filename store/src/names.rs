@@ -77,17 +77,22 @@ impl Inner {
         index.images.remove(&image.id);
         // Somebody wants space: layers of unfinished pulls are no longer kept for a next try.
         index.recent.clear();
-        let named: BTreeSet<Digest> =
-            index.images.values().flat_map(|other| other.record.blobs.keys()).cloned().collect();
         drop(index);
-        for blob in image.record.blobs.keys().filter(|blob| !named.contains(*blob)) {
+        self.remove_blobs(image.record.blobs.keys());
+        drop(image);
+        self.sweep();
+        Ok(())
+    }
+
+    /// Removes those of the blobs that no image names. The caller has the writer's lock.
+    pub(crate) fn remove_blobs<'a>(&self, blobs: impl Iterator<Item = &'a Digest>) {
+        let images: Vec<_> = self.index().images.values().cloned().collect();
+        let named: BTreeSet<&Digest> = images.iter().flat_map(|image| image.record.blobs.keys()).collect();
+        for blob in blobs.filter(|blob| !named.contains(blob)) {
             if let Err(error) = self.disk.remove(&self.layout.blob(blob)) {
                 tracing::warn!(%error, "cannot remove a blob; the next start does");
             }
         }
-        drop(image);
-        self.sweep();
-        Ok(())
     }
 
     /// Writes a changed record of an image. The caller has the writer's lock.

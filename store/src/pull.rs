@@ -9,8 +9,8 @@
 //! that a pod may use it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -19,12 +19,13 @@ use crate::config::Document;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::flight::{Claim, Wanted};
-use crate::image::{Image, ImageLayer, ImageRecord};
+use crate::image::Image;
 use crate::layer::{Layer, chain_ids};
 use crate::media::{Manifest, Platform};
 use crate::progress::{LayerState, Progress, ProgressEvent};
+use crate::publish::Fetched;
 use crate::reference::Reference;
-use crate::registry::{Credentials, Resolved, Session};
+use crate::registry::{Credentials, Session};
 use crate::{Inner, Store, sys};
 
 /// overlayfs stacks 500, and old kernels take one page of mount options: at 14 bytes a layer that is enough for these.
@@ -89,8 +90,12 @@ impl Store {
         tell(ProgressEvent::Resolving);
         let session = self.0.registry.session(&pull.reference, credentials);
         let digest = session.head().await.map_err(|source| pull.registry(source))?;
-        let image = match pull.known(&digest) {
-            Some(image) => pull.present(&image, &digest)?,
+        let present = match pull.known(&digest) {
+            Some(image) => pull.present(&image, &digest).await?,
+            None => None,
+        };
+        let image = match present {
+            Some(image) => image,
             None => pull.fetch(session).await?,
         };
         tell(ProgressEvent::Done);
@@ -124,20 +129,25 @@ impl Pull<'_> {
         index.images.values().find(leads).cloned()
     }
 
-    fn present(&self, image: &Image, digest: &Digest) -> Result<Arc<Image>> {
+    /// Tells and names an image that is known; `None` if it was removed meanwhile.
+    async fn present(&self, image: &Arc<Image>, digest: &Digest) -> Result<Option<Arc<Image>>> {
         let layers: Vec<_> = image.layers.iter().map(|layer| (layer.blob.clone(), layer.size)).collect();
         (self.tell)(ProgressEvent::Resolved { digest: digest.clone(), layers });
         for layer in &image.layers {
             self.layer(&layer.blob, LayerState::Present);
         }
-        let _writer = self.inner.writer();
-        self.name(image, digest)
+        let (reference, image, digest) = (self.reference.clone(), image.clone(), digest.clone());
+        self.blocking(move |inner| inner.present(&reference, &image, &digest)).await
     }
 
-    /// A digest beside a tag decides, and the tag is no name then.
-    fn name(&self, image: &Image, digest: &Digest) -> Result<Arc<Image>> {
-        let tag = self.reference.digest().is_none().then_some(&self.reference);
-        self.inner.name(image, tag, &self.reference.with_digest(digest.clone()))
+    /// The writer's lock is held over writes.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = self.inner.clone();
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        done.unwrap_or_else(|e| Err(Error::io("publish in", &self.inner.layout.images())(e.into())))
     }
 
     fn layer(&self, digest: &Digest, state: LayerState) {
@@ -152,7 +162,9 @@ impl Pull<'_> {
         let layers: Vec<_> = manifest.layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect();
         (self.tell)(ProgressEvent::Resolved { digest: resolved.digest.clone(), layers });
         let held = self.layers(&session, manifest, &document.diff_ids).await?;
-        self.publish(&resolved, &config, &document, held)
+        let (reference, platform) = (self.reference.clone(), self.platform.clone());
+        let fetched = Fetched { reference, platform, resolved, config, document, held };
+        self.blocking(move |inner| inner.publish(fetched)).await
     }
 
     /// Holds manifest and configuration against each other. The registry client has verified both and the platform.
@@ -171,15 +183,20 @@ impl Pull<'_> {
 
     /// All layers, base first; those that are missing come in parallel.
     async fn layers(&self, session: &Session, manifest: &Manifest, diff_ids: &[Digest]) -> Result<Vec<Arc<Layer>>> {
-        let chain: Vec<_> = chain_ids(diff_ids).into_iter().zip(diff_ids.iter().cloned()).collect();
+        let places = chain_ids(diff_ids).into_iter().zip(diff_ids.iter().cloned());
+        let mut below = None;
         let mut waiting = FuturesUnordered::new();
-        for (i, descriptor) in manifest.layers.iter().enumerate() {
+        for (i, (descriptor, (chain_id, diff_id))) in manifest.layers.iter().zip(places).enumerate() {
             let wanted = Arc::new(Wanted {
                 session: session.clone(),
                 descriptor: descriptor.clone(),
-                chain: chain[..=i].to_vec(),
+                diff_id,
+                chain_id,
+                below: below.take(),
+                failed: OnceLock::new(),
             });
-            // Claimed in order, so that a layer finds those below it on their way.
+            below = Some(wanted.clone());
+            // Claimed in order: a layer that waits for those below takes no place from them.
             let claim = self.inner.claim(&wanted);
             let present = matches!(claim, Claim::Present(_));
             waiting.push(async move {
@@ -205,56 +222,5 @@ impl Pull<'_> {
             }
         }
         failed.map_or_else(|| Ok(layers.into_values().collect()), Err)
-    }
-
-    fn publish(
-        &self,
-        resolved: &Resolved,
-        config: &[u8],
-        document: &Document,
-        held: Vec<Arc<Layer>>,
-    ) -> Result<Arc<Image>> {
-        let manifest = &resolved.manifest;
-        let id = manifest.config.digest.clone();
-        let mut blobs = vec![(id.clone(), config), (resolved.descriptor.digest.clone(), &resolved.raw[..])];
-        if let Some(index) = &resolved.index {
-            blobs.push((resolved.digest.clone(), index));
-        }
-        let inner = self.inner;
-        let _writer = inner.writer();
-        for (digest, bytes) in &blobs {
-            let path = inner.layout.blob(digest);
-            // What is there is whole: it was verified at open or written since.
-            if !path.exists() {
-                inner.disk.write_bytes(&path, bytes, false)?;
-            }
-        }
-        let mut record = match inner.index().images.get(&id) {
-            Some(image) => image.record.clone(),
-            None => ImageRecord {
-                layers: manifest
-                    .layers
-                    .iter()
-                    .zip(&document.diff_ids)
-                    .map(|(blob, diff_id)| ImageLayer {
-                        blob: blob.digest.clone(),
-                        size: blob.size,
-                        diff_id: diff_id.clone(),
-                    })
-                    .collect(),
-                tags: BTreeMap::new(),
-                digests: BTreeMap::new(),
-                targets: Vec::new(),
-                blobs: BTreeMap::new(),
-                id,
-            },
-        };
-        record.blobs.extend(blobs.iter().map(|(digest, bytes)| (digest.clone(), bytes.len() as u64)));
-        let target = (resolved.digest.clone(), self.platform.clone());
-        if !record.targets.contains(&target) {
-            record.targets.push(target);
-        }
-        let image = Image::new(record, document, held, &inner.pinned);
-        self.name(&image, &resolved.digest)
     }
 }

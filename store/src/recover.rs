@@ -4,10 +4,12 @@
 //! |---|---|
 //! | anything in `tmp/`, `trash/`, half-written files | deleted in the background |
 //! | a layer without a good record, or written in another boot and not durable | discarded |
-//! | a snapshot without a good record, or whose layers are not there | discarded (its container cannot run any more) |
+//! | a snapshot without a good record | discarded |
+//! | a snapshot whose layers are not there | kept until its container is removed, but cannot be mounted any more |
 //! | an image without a good record, blobs that hash to their names, or all its layers | its record is removed |
 //! | blobs that no image names | removed |
 //! | layers that nothing names | kept for ten minutes: a pull that was cut off may go on |
+//! | a record that cannot be read, or that a newer version wrote | an error: what it stands for may be in use |
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -15,7 +17,7 @@ use std::sync::Arc;
 
 use crate::config::Document;
 use crate::digest::{Digest, Verifier};
-use crate::durable::Disk;
+use crate::durable::{self, Disk, ErrorKind};
 use crate::error::{Error, Result};
 use crate::image::{Image, ImageRecord};
 use crate::layer::{Layer, LayerRecord, chain_ids};
@@ -57,6 +59,15 @@ pub(crate) fn boot_id() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
     Ok(text.trim().to_owned())
+}
+
+/// Damage is a reason to drop what cannot be used; a disk that fails, or a newer version's record, is none.
+fn unless_damaged<T>(read: durable::Result<T>) -> Result<Result<T, String>> {
+    match read {
+        Ok(read) => Ok(Ok(read)),
+        Err(error) if matches!(error.kind, ErrorKind::Damaged(_)) => Ok(Err(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Store {
@@ -104,9 +115,9 @@ impl Inner {
 
     fn recover_layer(&self, short: &str) -> Result<()> {
         let dir = self.layout.layer(short);
-        let why = match self.disk.read::<LayerRecord>(&dir.join(RECORD)) {
+        let why = match unless_damaged(self.disk.read::<LayerRecord>(&dir.join(RECORD)))? {
             Ok(None) => "it has no record".to_owned(),
-            Err(error) => error.to_string(),
+            Err(damage) => damage,
             Ok(Some(record)) if !record.durable && record.boot_id != self.boot_id => {
                 "it was not flushed before the machine went down".to_owned()
             }
@@ -124,18 +135,19 @@ impl Inner {
 
     fn recover_snapshot(&self, id: &str) -> Result<()> {
         let dir = self.layout.snapshot(id);
-        let why = match self.disk.read::<SnapshotRecord>(&dir.join(RECORD)) {
+        let why = match unless_damaged(self.disk.read::<SnapshotRecord>(&dir.join(RECORD)))? {
             Ok(None) => "it has no record".to_owned(),
-            Err(error) => error.to_string(),
+            Err(damage) => damage,
             Ok(Some(record)) => {
                 let mut index = self.index();
-                let layers: Option<Vec<_>> =
-                    record.layers.iter().map(|short| index.layers.get(short).cloned()).collect();
-                if let Some(layers) = layers {
-                    index.snapshots.insert(id.to_owned(), Held { view: record.view, layers });
-                    return Ok(());
+                let layers: Vec<_> =
+                    record.layers.iter().filter_map(|short| index.layers.get(short).cloned()).collect();
+                let whole = layers.len() == record.layers.len();
+                if !whole {
+                    tracing::warn!(snapshot = id, "layers of a snapshot are gone: it cannot be mounted any more");
                 }
-                "its layers are gone".to_owned()
+                index.snapshots.insert(id.to_owned(), Held { view: record.view, whole, layers });
+                return Ok(());
             }
         };
         tracing::info!(snapshot = id, why, "discarding a snapshot");
@@ -144,13 +156,13 @@ impl Inner {
 
     fn recover_image(&self, name: &str) -> Result<()> {
         let path = self.layout.images().join(name);
-        let why = match self.disk.read::<ImageRecord>(&path) {
+        let why = match unless_damaged(self.disk.read::<ImageRecord>(&path))? {
             Ok(None) => return Ok(()),
-            Err(error) => error.to_string(),
+            Err(damage) => damage,
             Ok(Some(record)) if self.layout.image(&record.id) != path => {
                 "its record has another image's name".to_owned()
             }
-            Ok(Some(record)) => match self.assemble(record) {
+            Ok(Some(record)) => match self.assemble(record)? {
                 Ok(image) => {
                     self.index().images.insert(image.id.clone(), Arc::new(image));
                     return Ok(());
@@ -162,29 +174,38 @@ impl Inner {
         Ok(self.disk.remove(&path)?)
     }
 
-    /// Makes an image of its record, if all that it needs is there.
-    fn assemble(&self, record: ImageRecord) -> Result<Image, String> {
+    /// Makes an image of its record; or says what it lacks.
+    fn assemble(&self, record: ImageRecord) -> Result<Result<Image, String>> {
+        let mut config = None;
         for (digest, size) in &record.blobs {
-            let blob = self.read_blob(digest)?;
+            let blob = match unless_damaged(self.disk.read_bytes(&self.layout.blob(digest), MAX_BLOB))? {
+                Ok(Some(blob)) => blob,
+                Ok(None) => return Ok(Err(format!("its blob {digest} is gone"))),
+                Err(damage) => return Ok(Err(damage)),
+            };
             let mut verifier = Verifier::new(digest, *size);
-            verifier.update(&blob).and_then(|()| verifier.finish()).map_err(|e| e.to_string())?;
+            if let Err(error) = verifier.update(&blob).and_then(|()| verifier.finish()) {
+                return Ok(Err(error.to_string()));
+            }
+            if *digest == record.id {
+                config = Some(blob);
+            }
         }
-        let document = Document::parse(&self.read_blob(&record.id)?).map_err(|e| format!("configuration: {e}"))?;
+        let Some(config) = config else { return Ok(Err("it has no configuration".into())) };
+        let document = match Document::parse(&config) {
+            Ok(document) => document,
+            Err(error) => return Ok(Err(format!("configuration: {error}"))),
+        };
         let diff_ids: Vec<Digest> = record.layers.iter().map(|layer| layer.diff_id.clone()).collect();
         let index = self.index();
-        let held = chain_ids(&diff_ids)
+        let held: Result<Vec<_>, _> = chain_ids(&diff_ids)
             .iter()
             .zip(&diff_ids)
             .map(|(chain, diff)| {
                 index.layers.find(chain, diff).cloned().ok_or_else(|| format!("its layer {diff} is gone"))
             })
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Image::new(record, &document, held, &self.pinned))
-    }
-
-    fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, String> {
-        let blob = self.disk.read_bytes(&self.layout.blob(digest), MAX_BLOB).map_err(|e| e.to_string())?;
-        blob.ok_or_else(|| format!("its blob {digest} is gone"))
+            .collect();
+        Ok(held.map(|held| Image::new(record, &document, held, &self.pinned)))
     }
 
     fn recover_blobs(&self) -> Result<()> {

@@ -45,6 +45,8 @@ impl Record for SnapshotRecord {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) view: bool,
+    /// All its layers are there.
+    pub(crate) whole: bool,
     /// Topmost first.
     pub(crate) layers: Vec<Arc<Layer>>,
 }
@@ -102,13 +104,13 @@ impl Store {
         Ok(View { id: id.to_owned(), layers_dir: self.0.layout.layers(), lowers })
     }
 
-    /// The snapshot of this id, if there is one. A view is none.
+    /// The snapshot of this id, if there is one that can be mounted. A view is none.
     pub fn snapshot(&self, id: &str) -> Option<Snapshot> {
-        let held = self.0.index().snapshots.get(id).filter(|held| !held.view)?.layers.clone();
+        let held = self.0.index().snapshots.get(id).filter(|held| !held.view && held.whole)?.layers.clone();
         Some(self.as_snapshot(id, &held))
     }
 
-    /// Ids of all snapshots and views, sorted.
+    /// Ids of all snapshots and views, sorted; also of those whose layers a power cut took.
     pub fn snapshots(&self) -> Vec<String> {
         let mut ids: Vec<_> = self.0.index().snapshots.keys().cloned().collect();
         ids.sort();
@@ -145,7 +147,7 @@ impl Store {
             inner.discard(&path)?;
         }
         temp.publish(&path)?;
-        inner.index().snapshots.insert(id.to_owned(), Held { view, layers: held.clone() });
+        inner.index().snapshots.insert(id.to_owned(), Held { view, whole: true, layers: held.clone() });
         Ok(held)
     }
 

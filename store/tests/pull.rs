@@ -386,6 +386,93 @@ async fn if_the_leader_fails_a_follower_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_waits_for_those_below_outlives_anothers_failure() {
+    let (broken, whole) = (Registry::start().await, Registry::start().await);
+    let low = Build::default().layer(Tar::default().noise("noise", 20 << 20, 6));
+    let both = low.clone().layer(Tar::default().hard("link", "noise"));
+    let first = broken.push("app:v1", &low).await;
+    let second = whole.push("app:v1", &both).await;
+    let blob = Digest::sha256(&low.layers[0].blob);
+    broken.spoil_blob(&blob);
+    let place = Place::new();
+    let store = place.open();
+    let leader = tokio::spawn({
+        let store = store.clone();
+        async move { pull(&store, &first).await.map(drop) }
+    });
+    eventually("the leader asks", || !place.list("tmp").is_empty()).await;
+    let follower = pull(&store, &second).await;
+    leader.await.unwrap().unwrap_err();
+    assert_eq!(follower.unwrap().tags, [second]);
+    assert_eq!(whole.requests("GET", &format!("/blobs/{blob}")), 1, "one try of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_layers_of_a_call_share_its_one_failure() {
+    let registry = Registry::start().await;
+    let mut build = Build::default().layer(Tar::default().noise("noise", 1 << 20, 8));
+    for i in 0..5 {
+        build = build.layer(Tar::default().hard(&format!("link{i}"), "noise"));
+    }
+    let name = registry.push("app:v1", &build).await;
+    let blob = Digest::sha256(&build.layers[0].blob);
+    registry.spoil_blob(&blob);
+    let place = Place::new();
+    let error = pull(&place.open(), &name).await.unwrap_err().to_string();
+    assert!(error.contains("the blob is not what its descriptor says") && error.contains(blob.as_str()), "{error}");
+    eventually("the rest ends", || place.list("tmp").is_empty()).await;
+    assert_eq!(registry.requests("GET", &format!("/blobs/{blob}")), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_of_the_same_layers_in_other_orders_come_at_once() {
+    let registry = Registry::start().await;
+    // Each is bound to what is below it, by the directory that is not listed.
+    let layers: Vec<_> =
+        (0..3).map(|i| Build::default().layer(Tar::default().file(&format!("d/{i}"), "")).layers.remove(0)).collect();
+    let place = Place::new();
+    let store = place.open_with(Options { layers_at_once: 1, ..Options::default() });
+    let mut pulls = tokio::task::JoinSet::new();
+    for start in 0..3 {
+        let layers = (0..3).map(|i| layers[(start + i) % 3].clone()).collect();
+        let name = registry.push(&format!("app:v{start}"), &Build { layers, ..Build::default() }).await;
+        for _ in 0..2 {
+            let (store, name) = (store.clone(), name.clone());
+            pulls.spawn(async move { pull(&store, &name).await.map(drop) });
+        }
+    }
+    let all = tokio::time::timeout(Duration::from_secs(30), pulls.join_all()).await.expect("nobody waits in a circle");
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert_eq!((store.images().len(), place.list("layers").len()), (3, 9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_indexes_that_lead_to_one_image_the_last_few_are_kept() {
+    let registry = Registry::start().await;
+    let (digest, size) = registry.manifest(&registry.push("app:v1", &Build::default().layer(base())).await).await;
+    let place = Place::new();
+    let store = place.open();
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let entry = json!({"mediaType": common::OCI_MANIFEST, "digest": digest, "size": size,
+        "platform": {"os": "linux", "architecture": "amd64"}});
+    let mut last = None;
+    for night in 0..12 {
+        let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": [entry],
+            "annotations": {"night": night.to_string()}});
+        let digest = registry.push_manifest("app", "nightly", media_type, index.to_string().into_bytes()).await;
+        pull(&store, &format!("{}/app:nightly", registry.host)).await.unwrap();
+        last = Some(digest);
+    }
+    let image = store.images().remove(0);
+    let last = format!("{}/app@{}", registry.host, last.unwrap());
+    assert!(image.repo_digests.len() == 8 && image.repo_digests.contains(&last), "{:?}", image.repo_digests);
+    assert_eq!(place.list("blobs").len(), 8 + 2, "indexes, the manifest and the configuration");
+    store.flush().await;
+    drop((image, store));
+    assert_eq!(place.open().images().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_index_leads_to_the_image_for_this_machine() {
     let registry = Registry::start().await;
     let build = |platform| Build { platform: Some(("linux", platform)), ..Build::default().layer(base()) };

@@ -27,10 +27,3 @@ pub(crate) const CONTAINERD: &[(&str, &str)] = &[
     ),
     ("registry::other_platform", "its message names neither the image nor the host"),
 ];
-
-/// Where crisp fails a case, and what is missing: gaps that are known, not answers that are better. As above, one that
-/// starts to pass fails the run.
-pub(crate) const CRISP: &[(&str, &str)] = &[(
-    "image::links_owners_and_modes",
-    "layers are unpacked side by side: a path below a lower layer's symbolic link becomes a directory that hides the link",
-)];

@@ -84,6 +84,11 @@ impl Session {
         }
     }
 
+    /// Whether this is a clone of the other, or the other of this.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The reference it was made for.
     pub fn reference(&self) -> &Reference {
         &self.inner.reference

@@ -12,6 +12,9 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 
+/// The kernel's bound on a value (linux/limits.h, XATTR_SIZE_MAX).
+const MAX_XATTR: usize = 64 << 10;
+
 /// What an entry does to the tree.
 #[derive(Debug, PartialEq)]
 pub(super) enum Kind {
@@ -71,6 +74,10 @@ impl Entry {
         let mut path = clean(&parsed.path);
         if path.contains(&0) {
             return Err(Error::Entry(named(), "its name contains a zero byte".into()));
+        }
+        if let Some((attribute, _)) = parsed.xattrs.iter().find(|(_, value)| value.len() > MAX_XATTR) {
+            let attribute = String::from_utf8_lossy(attribute);
+            return Err(Error::Entry(named(), format!("its attribute {attribute} is larger than {MAX_XATTR} bytes")));
         }
         let owner =
             |id: u64| u32::try_from(id).map_err(|_| Error::Entry(named(), format!("owner {id} is out of range")));

@@ -1,38 +1,33 @@
 //! The end of unpacking: directories get their attributes, and the sums are made.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
 
 use super::entry::{Meta, wanted_xattr};
 use super::tree::times;
-use super::{Error, Unpacked, Unpacker, on, tolerate};
-use crate::merged::{self, Node, OPAQUE};
+use super::{Error, Unpacked, Unpacker, on};
+use crate::merged::{self, Merged, Node};
 
 impl Unpacker<'_> {
     pub(super) fn finish(mut self) -> Result<Unpacked, Error> {
         let dirs = std::mem::take(&mut self.tree.dirs);
-        // Opaque marks first: they decide what an implied directory sees below.
-        for (path, _) in dirs.iter().filter(|(_, pending)| pending.opaque) {
-            self.mark_opaque(path).map_err(on(path, "mark it opaque"))?;
-        }
         let implied = dirs.iter().filter(|(path, pending)| pending.meta.is_none() && !path.is_empty());
         let implied: Vec<&Vec<u8>> = implied.map(|(path, _)| path).collect();
         if !implied.is_empty() {
-            let stack = self.stack()?;
+            let (stack, lower) = (self.stack()?, self.lower()?);
             self.bound = true;
             for path in implied {
-                let found = stack.get(path, false).map_err(on(path, "look for it below"))?;
-                if let Some(Node::Dir(dir)) = found
-                    && let Some(below) = dir.parts().get(1)
-                {
+                let found = self.below(&stack, lower.as_ref(), path).map_err(on(path, "look for it below"))?;
+                if let Some(below) = found {
                     self.copy_attributes(below.as_fd(), path).map_err(on(path, "give it the attributes from below"))?;
                 }
             }
         }
         for (path, meta) in dirs.iter().filter_map(|(path, pending)| Some((path, pending.meta.as_ref()?))) {
-            self.set_dir(path, meta).map_err(on(path, "set its attributes"))?;
+            self.set_dir(path, meta)?;
         }
         self.count(dirs.len() as u64, dirs.len() as u64);
         if self.tree.replaced {
@@ -48,15 +43,43 @@ impl Unpacker<'_> {
     }
 
     /// A directory by its real path: no links are in it, and nobody else is here.
-    fn open(&self, path: &[u8]) -> io::Result<std::os::fd::OwnedFd> {
+    fn open(&self, path: &[u8]) -> io::Result<OwnedFd> {
         Ok(merged::open_dir(self.tree.root(), if path.is_empty() { b"." } else { path })?)
     }
 
-    fn mark_opaque(&self, path: &[u8]) -> io::Result<()> {
-        Ok(rustix::fs::fsetxattr(self.open(path)?, OPAQUE, b"y", XattrFlags::empty())?)
+    /// The directory that an implied one stands for: the one of this name below, or the one that a link below leads to.
+    fn below(&self, stack: &Merged, lower: Option<&Merged>, path: &[u8]) -> io::Result<Option<OwnedFd>> {
+        if let Some(Node::Dir(dir)) = stack.get(path, false)?
+            && let Some(below) = dir.parts().get(1)
+        {
+            return Ok(Some(rustix::io::fcntl_dupfd_cloexec(below, 0)?));
+        }
+        let Some(lower) = lower else { return Ok(None) };
+        if self.hides(path)? {
+            return Ok(None);
+        }
+        match lower.get(path, true) {
+            Ok(Some(Node::Dir(dir))) => Ok(Some(rustix::io::fcntl_dupfd_cloexec(dir.top(), 0)?)),
+            Ok(_) => Ok(None),
+            // Links in a circle lead nowhere.
+            Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
-    fn set_dir(&self, path: &[u8], meta: &Meta) -> io::Result<()> {
+    fn set_dir(&self, path: &[u8], meta: &Meta) -> Result<(), Error> {
+        self.set_owner_and_mode(path, meta).map_err(on(path, "set its owner and mode"))?;
+        if !meta.xattrs.is_empty() {
+            let dir = self.open(path).map_err(on(path, "open it"))?;
+            let set = |name: &[u8], value: &[u8]| rustix::fs::fsetxattr(&dir, name, value, XattrFlags::empty());
+            self.set_xattrs(path, meta, true, set)?;
+        }
+        let plain = if path.is_empty() { b"." } else { path };
+        let times = rustix::fs::utimensat(self.tree.root(), plain, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW);
+        times.map_err(|e| on(path, "set its times")(e.into()))
+    }
+
+    fn set_owner_and_mode(&self, path: &[u8], meta: &Meta) -> io::Result<()> {
         let root = self.tree.root();
         let plain = if path.is_empty() { b"." } else { path };
         if (meta.uid, meta.gid) != (0, 0) || path.is_empty() {
@@ -68,13 +91,7 @@ impl Unpacker<'_> {
         if Mode::from_raw_mode(rustix::fs::statat(root, plain, AtFlags::SYMLINK_NOFOLLOW)?.st_mode) != mode {
             rustix::fs::chmodat(root, plain, mode, AtFlags::empty())?;
         }
-        if !meta.xattrs.is_empty() {
-            let dir = self.open(path)?;
-            for (name, value) in &meta.xattrs {
-                tolerate(name, true, rustix::fs::fsetxattr(&dir, &name[..], value, XattrFlags::empty()))?;
-            }
-        }
-        Ok(rustix::fs::utimensat(root, plain, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(())
     }
 
     fn copy_attributes(&self, from: std::os::fd::BorrowedFd<'_>, path: &[u8]) -> io::Result<()> {

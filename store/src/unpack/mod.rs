@@ -11,34 +11,36 @@
 //! | `d/.wh..wh..opq` | `trusted.overlay.opaque=y` on `d` |
 //! | a name in a directory that is not listed | the directory, with owner, mode and times from below, else root and 0755 |
 //! | a hard link to what only a layer below has | a hard link between the two layers' directories |
+//! | a name below a symbolic link of a lower layer (`var/run/pid` over `var/run → /run`) | a directory that hides the link, with the attributes of the one that it leads to: engines unpack each layer by itself, so this is the tree that authors have tested |
 //! | a name that occurs twice | the last one; directories keep what is in them |
 //!
 //! A layer that needed something from below is *bound* to the layers that it was unpacked on; any other one is the same
 //! wherever it is used. The attributes of the root itself don't bind: a snapshot takes them from the topmost layer that
 //! lists its root.
 //!
-//! The archive is hostile. Names are resolved by [`tree`]; sizes, counts and metadata are bounded by [`Limits`].
+//! The archive is hostile. Names are resolved by [`tree`], which bounds depth and memory; [`Limits`] bounds the count.
 
+mod attributes;
+mod below;
 mod entry;
 mod finish;
 mod input;
 mod tree;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use tar_core::parse::{ParseError, ParseEvent, Parser};
 
-use crate::merged::{self, Merged, Node};
 pub(crate) use entry::wanted_xattr;
 use entry::{Entry, Kind, Meta, Sparse};
 use input::Input;
 pub(crate) use input::Source;
 pub(crate) use tree::as_os;
-use tree::{Tree, split, times};
+use tree::{Tree, split};
 
 /// Longest name and link target in an archive: PATH_MAX.
 const MAX_PATH: u32 = 4096;
@@ -146,11 +148,12 @@ pub(crate) fn unpack(
         input.consume(consumed);
         need = tar_core::HEADER_SIZE;
         entries += 1;
-        if entries > limits.entries {
-            return Err(Error::TooMany(limits.entries));
-        }
         let content = entry.content;
         unpacker.add(entry, &mut input)?;
+        // One name may imply many directories.
+        if entries + unpacker.tree.implied > limits.entries {
+            return Err(Error::TooMany(limits.entries));
+        }
         input.skip(content.next_multiple_of(tar_core::HEADER_SIZE as u64) - content)?;
     }
     input.drain()?;
@@ -182,8 +185,7 @@ impl Unpacker<'_> {
             if kind != Kind::Dir {
                 return Err(Error::Entry(".".into(), "the root of a layer must be a directory".into()));
             }
-            self.tree.dirs.entry(Vec::new()).or_default().meta = Some(meta);
-            return Ok(());
+            return self.tree.note(Vec::new(), |root| root.meta = Some(meta)).map_err(on(&path, "note its attributes"));
         }
         let (parent, base) = split(&path);
         if !matches!(kind, Kind::Opaque | Kind::Ignore) {
@@ -199,9 +201,7 @@ impl Unpacker<'_> {
             }
             Kind::Opaque => {
                 self.tree.enter(&path).map_err(on(&path, "enter the directory"))?;
-                let real = self.tree.real(b"");
-                let real = real.strip_suffix(b"/").unwrap_or(&real).to_vec();
-                self.tree.dirs.entry(real).or_default().opaque = true;
+                self.tree.mark_opaque(b".").map_err(on(&path, "mark it opaque"))?;
                 input.skip(content)
             }
             Kind::Dir => self.tree.make_dir(base, meta).map_err(on(&path, "make the directory")),
@@ -262,44 +262,6 @@ impl Unpacker<'_> {
         self.set_file(path, file.as_fd(), meta)
     }
 
-    fn set_file(&self, path: &[u8], file: BorrowedFd<'_>, meta: &Meta) -> Result<(), Error> {
-        let set = || -> io::Result<()> {
-            if (meta.uid, meta.gid) != (0, 0) {
-                rustix::fs::fchown(file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
-            }
-            // After the owner, whose change takes these bits away.
-            if meta.mode & 0o7000 != 0 {
-                rustix::fs::fchmod(file, Mode::from_raw_mode(meta.mode))?;
-            }
-            // So does it with security.capability.
-            for (name, value) in &meta.xattrs {
-                tolerate(name, true, rustix::fs::fsetxattr(file, &name[..], value, XattrFlags::empty()))?;
-            }
-            Ok(rustix::fs::futimens(file, &times(meta.mtime))?)
-        };
-        set().map_err(on(path, "set its attributes"))
-    }
-
-    /// Attributes of an entry that must not be opened.
-    fn set_named(&self, path: &[u8], base: &[u8], meta: &Meta, chmod: bool) -> Result<(), Error> {
-        let here = self.tree.here();
-        let set = || -> io::Result<()> {
-            if (meta.uid, meta.gid) != (0, 0) {
-                let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-                rustix::fs::chownat(here, base, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-            }
-            if chmod && meta.mode & 0o7000 != 0 {
-                rustix::fs::chmodat(here, base, Mode::from_raw_mode(meta.mode), AtFlags::empty())?;
-            }
-            let full = merged::fd_path(here).join(as_os(base));
-            for (name, value) in &meta.xattrs {
-                tolerate(name, false, rustix::fs::lsetxattr(&full, &name[..], value, XattrFlags::empty()))?;
-            }
-            Ok(rustix::fs::utimensat(here, base, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
-        };
-        set().map_err(on(path, "set its attributes"))
-    }
-
     fn node(&mut self, path: &[u8], kind: FileType, device: rustix::fs::Dev, meta: &Meta) -> Result<(), Error> {
         let base = split(path).1;
         let mode = Mode::from_raw_mode(meta.mode & 0o777);
@@ -308,62 +270,6 @@ impl Unpacker<'_> {
             .map_err(on(path, "make the device node or FIFO"))?;
         self.count(1, 0);
         self.set_named(path, base, meta, true)
-    }
-
-    fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), Error> {
-        let (base, target_base) = (split(path).1, split(target).1);
-        let stat = |dir: BorrowedFd<'_>, base: &[u8]| match rustix::fs::statat(dir, base, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(on(path, "look at the target of the hard link")(e.into())),
-        };
-        if target_base.is_empty() {
-            return Err(Error::Entry(name(path), "it is a hard link to the root".into()));
-        }
-        let dir = self.tree.find_parent(target).map_err(on(path, "find the target of the hard link"))?;
-        if let Some(dir) = dir
-            && let Some(found) = stat(dir.as_fd(), target_base)?
-            && !merged::is_whiteout(&found)
-        {
-            let there = stat(self.tree.here(), base)?;
-            if there.is_some_and(|there| (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino)) {
-                return Ok(());
-            }
-            let link = |here: BorrowedFd<'_>| rustix::fs::linkat(&dir, target_base, here, base, AtFlags::empty());
-            return self.tree.replace(base, link).map_err(on(path, "make the hard link"));
-        }
-        self.link_from_below(path, target)
-    }
-
-    /// The target may be in a layer below. Both directories are on one file system, so that a link between them keeps
-    /// what a hard link means, and costs nothing.
-    fn link_from_below(&mut self, path: &[u8], target: &[u8]) -> Result<(), Error> {
-        let base = split(path).1;
-        let stack = self.stack()?;
-        let found = stack.get(target, false).map_err(on(path, "look for the target of the hard link below"))?;
-        let leaf = match found {
-            Some(Node::Leaf(leaf)) => leaf,
-            Some(Node::Dir(_)) => {
-                return Err(Error::Entry(name(path), format!("it is a hard link to the directory {:?}", name(target))));
-            }
-            None => {
-                return Err(Error::Entry(
-                    name(path),
-                    format!("it is a hard link to {:?}, which is neither in this layer nor below", name(target)),
-                ));
-            }
-        };
-        self.bound = true;
-        let link = |here: BorrowedFd<'_>| rustix::fs::linkat(&leaf.dir, &leaf.name[..], here, base, AtFlags::empty());
-        self.tree.replace(base, link).map_err(on(path, "make the hard link into a layer below"))
-    }
-
-    /// This layer as far as it is, on top of those below.
-    fn stack(&self) -> Result<Merged, Error> {
-        let below = self.below.layers()?;
-        let own = merged::fd_path(self.tree.root());
-        let layers = std::iter::once(own.as_path()).chain(below.iter().map(PathBuf::as_path));
-        Merged::open(layers).map_err(|e| Error::Below(e.to_string()))
     }
 }
 
@@ -385,16 +291,6 @@ fn fill(file: &OwnedFd, path: &[u8], mut offset: u64, size: u64, input: &mut Inp
         left -= n as u64;
     }
     Ok(())
-}
-
-/// A file system without this attribute, or a place where the kernel has no `user.` attributes (links, devices), is no
-/// reason to refuse an image; engines pass over it.
-fn tolerate(name: &[u8], regular: bool, result: rustix::io::Result<()>) -> rustix::io::Result<()> {
-    match result {
-        Err(Errno::NOTSUP) => Ok(()),
-        Err(Errno::PERM) if !regular && name.starts_with(b"user.") => Ok(()),
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::AtFlags;
 use tar_core::Header;
 
+use super::tree::times;
 use super::*;
+use crate::merged;
 
 /// Entries of an archive, written as ustar; long or odd things go into PAX records.
 #[derive(Default)]
@@ -387,6 +390,69 @@ fn what_is_implied_comes_from_below() {
 }
 
 #[test]
+fn a_mark_that_hides_what_is_below_counts_from_where_it_stands() {
+    let base = unpacked(Archive::default().dir("d").file("d/f", "low"));
+    let link = |archive: Archive| unpack_on(&[&base], &archive.hard("h", "d/f").end()).result.map(drop);
+    for archive in [
+        Archive::default().dir("d").file("d/.wh..wh..opq", ""),
+        Archive::default().file(".wh.d", "").dir("d"),
+        Archive::default().file(".wh.d", "").file("d/other", ""),
+        Archive::default().file("d", "now a file"),
+        Archive::default().link("d", "e"),
+    ] {
+        let error = link(archive).unwrap_err().to_string();
+        assert!(error.contains("neither in this layer nor below"), "{error}");
+    }
+    link(Archive::default()).unwrap();
+}
+
+#[test]
+fn a_path_over_a_link_below_becomes_a_directory_like_the_one_that_the_link_leads_to() {
+    let base = unpacked(
+        Archive::default()
+            .dir("var")
+            .link("var/run", "/run")
+            .add("run", b'5', "", b"", |h| {
+                h.set_mode(0o2750).unwrap();
+                h.set_uid(7).unwrap();
+            })
+            .add("run/sub", b'5', "", b"", |h| h.set_uid(8).unwrap())
+            .file("run/old", "old")
+            .link("circle", "circle")
+            .link("nowhere", "/absent")
+            .link("hidden", "/run"),
+    );
+    let archive = Archive::default()
+        .file("var/run/pid", "1")
+        .file("var/run/sub/x", "")
+        .hard("var/run/new", "var/run/old")
+        .file("circle/x", "")
+        .file("nowhere/x", "")
+        .file(".wh.hidden", "")
+        .file("hidden/x", "");
+    let layer = unpack_on(&[&base], &archive.end());
+    layer.result.as_ref().unwrap();
+    let run = layer.meta("var/run");
+    assert_eq!((run.mode(), run.uid(), run.mtime()), (0o42750, 7, 1000));
+    assert_eq!(layer.meta("var/run/sub").uid(), 8);
+    assert_eq!(layer.meta("var/run/new").ino(), base.meta("run/old").ino());
+    for plain in ["circle", "nowhere", "hidden"] {
+        assert_eq!((layer.meta(plain).mode(), layer.meta(plain).uid()), (0o40755, 0), "{plain}");
+    }
+    assert!(!layer.path("run").exists(), "nothing is written through the link");
+}
+
+#[test]
+fn an_attribute_that_does_not_fit_is_no_full_disk() {
+    let archive = Archive::default().pax(&[("SCHILY.xattr.user.big", &[b'v'; 65536])]).file("f", "");
+    match unpack_on(&[], &archive.end()).result {
+        // Some file systems have room for it.
+        Ok(_) => {}
+        Err(error) => assert!(error.to_string().contains("user.big is too large for the file system"), "{error}"),
+    }
+}
+
+#[test]
 fn bad_archives_are_refused_by_name() {
     for (archive, why) in [
         (Archive::default().file("f", "").file("f/x", ""), "\"f/x\": cannot enter its directory"),
@@ -422,10 +488,51 @@ fn bad_archives_are_refused_by_name() {
 
 #[test]
 fn a_deep_tree_needs_no_more_fds() {
-    let path = ["d"; 1500].join("/");
+    let path = ["d"; 256].join("/");
     let layer = unpacked(Archive::default().pax(&[("path", path.as_bytes())]).file("x", "deep"));
-    assert_eq!(layer.result.as_ref().unwrap().inodes, 1501);
-    crate::usage::measure(&layer.path(""));
+    assert_eq!(layer.result.as_ref().unwrap().inodes, 257);
+}
+
+#[test]
+fn a_tree_that_is_too_deep_is_refused_however_it_is_named() {
+    let (half, whole) = (["d"; 130].join("/"), ["d"; 257].join("/"));
+    let pax = |archive: Archive, path: &str| archive.pax(&[("path", path.as_bytes())]);
+    let listed = (1..=257).fold(Archive::default(), |archive, n| pax(archive, &["d"; 257][..n].join("/")).dir("x"));
+    let over_a_link = pax(Archive::default(), &format!("{half}/x"))
+        .file("x", "")
+        .pax(&[("linkpath", half.as_bytes())])
+        .link("l", "x");
+    for archive in
+        [pax(Archive::default(), &whole).file("x", ""), listed, pax(over_a_link, &format!("l/{half}")).dir("x")]
+    {
+        let error = refused(archive);
+        assert!(error.contains("more than 256 directories deep"), "{error}");
+    }
+}
+
+#[test]
+fn implied_directories_count_as_entries() {
+    let path = ["d"; 20].join("/");
+    let archive = Archive::default().file(&path, "").end();
+    let dir = tempfile::tempdir().unwrap();
+    let root = || rustix::fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let limited = |entries| unpack(&mut Pieces(archive.chunks(512)), root(), &Layers(Vec::new()), Limits { entries });
+    assert!(matches!(limited(19), Err(Error::TooMany(19))));
+}
+
+#[test]
+fn memory_for_directories_is_bounded_and_what_goes_gives_it_back() {
+    let value = vec![b'v'; 60 << 10];
+    let records: Vec<_> = (0..4).map(|i| (format!("SCHILY.xattr.user.x{i}"), &value[..])).collect();
+    let records: Vec<_> = records.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let big = |archive: Archive, i: usize| archive.pax(&records).dir(&format!("d{i}"));
+    // None of them reaches the disk: attributes are set last.
+    let error = refused((0..600).fold(Archive::default(), big));
+    assert!(error.contains("take too much memory"), "{error}");
+    let replaced = (0..600).fold(Archive::default(), |archive, i| big(archive, i).file(&format!("d{i}"), ""));
+    unpacked(replaced);
+    let error = refused(Archive::default().pax(&[("SCHILY.xattr.user.x", &[0; 65537])]).file("f", ""));
+    assert!(error.contains("user.x is larger than 65536 bytes"), "{error}");
 }
 
 #[test]

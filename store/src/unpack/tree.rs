@@ -8,13 +8,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use super::entry::Meta;
+use crate::durable::remove_tree_at;
 use crate::merged;
 
 const MAX_LINKS: usize = 40;
+/// Directories on the way to an entry. Real images have a few dozen; each level of a name costs an inode.
+const MAX_DEPTH: usize = 256;
+/// Bytes of memory for directories that are to be finished.
+const MAX_PENDING: usize = 128 << 20;
 /// Names of directories that nobody listed.
 const IMPLIED: Mode = Mode::from_raw_mode(0o755);
 const PATH_DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -25,7 +30,13 @@ const PATH_DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLO
 pub(super) struct Pending {
     /// The attributes, if an entry gave them; else the directory was only implied by a name in it.
     pub(super) meta: Option<Meta>,
-    pub(super) opaque: bool,
+}
+
+impl Pending {
+    fn bytes(&self, path: &[u8]) -> usize {
+        let xattrs = self.meta.iter().flat_map(|meta| &meta.xattrs);
+        size_of::<(Vec<u8>, Self)>() + path.len() + xattrs.map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    }
 }
 
 /// The tree.
@@ -36,6 +47,10 @@ pub(super) struct Tree {
     here: Option<Here>,
     /// All directories by their real path.
     pub(super) dirs: BTreeMap<Vec<u8>, Pending>,
+    /// Bytes that `dirs` takes.
+    pending: usize,
+    /// Directories that were made because a name led through them.
+    pub(super) implied: u64,
     /// Something was made and removed again, so that sums kept on the way are off.
     pub(super) replaced: bool,
 }
@@ -61,10 +76,23 @@ fn join(dir: &[u8], base: &[u8]) -> Vec<u8> {
     if dir.is_empty() { base.to_vec() } else { [dir, b"/", base].concat() }
 }
 
+fn mark_opaque(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(merged::open_dir(dir, name)?, merged::OPAQUE, b"y", XattrFlags::empty())?)
+}
+
+/// Whether a directory may have entries.
+fn check_depth(real: &[u8]) -> io::Result<()> {
+    if real.split(|b| *b == b'/').count() >= MAX_DEPTH {
+        return Err(io::Error::other(format!("it is more than {MAX_DEPTH} directories deep")));
+    }
+    Ok(())
+}
+
 impl Tree {
     /// `root` is an empty directory.
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self { root, here: None, dirs: BTreeMap::from([(Vec::new(), Pending::default())]), replaced: false }
+        let dirs = BTreeMap::from([(Vec::new(), Pending::default())]);
+        Self { root, here: None, dirs, pending: 0, implied: 0, replaced: false }
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -83,8 +111,37 @@ impl Tree {
             // Missing or a link in it; or a kernel that does not know openat2.
             Err(_) => self.walk(parent)?,
         };
+        check_depth(&real)?;
         self.here = Some(Here { named: parent.to_vec(), real, fd });
         Ok(())
+    }
+
+    /// Notes what is to be done about a directory.
+    pub(super) fn note(&mut self, real: Vec<u8>, change: impl FnOnce(&mut Pending)) -> io::Result<()> {
+        let known = self.dirs.get(&real).map_or(0, |pending| pending.bytes(&real));
+        let pending = self.dirs.entry(real.clone()).or_default();
+        change(pending);
+        self.pending = self.pending.saturating_sub(known) + pending.bytes(&real);
+        if self.pending > MAX_PENDING {
+            return Err(io::Error::other("the layer's directories take too much memory"));
+        }
+        Ok(())
+    }
+
+    fn imply(&mut self, dir: BorrowedFd<'_>, part: &[u8], real: &[u8], opaque: bool) -> io::Result<()> {
+        check_depth(real)?;
+        rustix::fs::mkdirat(dir, part, IMPLIED)?;
+        if opaque {
+            mark_opaque(dir, part)?;
+        }
+        self.implied += 1;
+        self.note(join(real, part), |pending| pending.meta = None)
+    }
+
+    /// Has `base` in the present directory hide what layers below have in it: at once, because what follows in the archive
+    /// may look for something there.
+    pub(super) fn mark_opaque(&self, base: &[u8]) -> io::Result<()> {
+        mark_opaque(self.here(), base)
     }
 
     fn walk(&mut self, parent: &[u8]) -> io::Result<(Vec<u8>, OwnedFd)> {
@@ -106,8 +163,7 @@ impl Tree {
                     fd = next;
                 }
                 Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&fd, &part[..], IMPLIED)?;
-                    self.dirs.insert(join(&real, &part), Pending::default());
+                    self.imply(fd.as_fd(), &part, &real, false)?;
                     todo.push_front(part);
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => match rustix::fs::readlinkat(&fd, &part[..], Vec::new()) {
@@ -131,8 +187,7 @@ impl Tree {
                             return Err(Errno::NOTDIR.into());
                         }
                         rustix::fs::unlinkat(&fd, &part[..], AtFlags::empty())?;
-                        rustix::fs::mkdirat(&fd, &part[..], IMPLIED)?;
-                        self.dirs.insert(join(&real, &part), Pending { meta: None, opaque: true });
+                        self.imply(fd.as_fd(), &part, &real, true)?;
                         todo.push_front(part);
                     }
                 },
@@ -205,10 +260,10 @@ impl Tree {
             }
             Err(e) => return Err(e.into()),
         }
-        let pending = self.dirs.entry(self.real(base)).or_default();
-        pending.meta = Some(meta);
-        pending.opaque |= opaque;
-        Ok(())
+        if opaque {
+            self.mark_opaque(base)?;
+        }
+        self.note(self.real(base), |pending| pending.meta = Some(meta))
     }
 
     /// Removes what is called `base` in the present directory, whole.
@@ -220,17 +275,16 @@ impl Tree {
             // The name led here over a link, which may be what goes: look again next time.
             here.named = here.real.clone();
         }
-        match rustix::fs::unlinkat(self.here(), base, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::ISDIR) => {}
-            Err(e) => return Err(e.into()),
-        }
+        remove_tree_at(self.here(), base)?;
         let real = self.real(base);
-        // The present directory's path has no links and nobody else is here: std's walk is safe, and it does not recurse
-        // into links either.
-        std::fs::remove_dir_all(merged::fd_path(self.here()).join(std::path::Path::new(as_os(base))))?;
-        let below = [&real[..], b"/"].concat();
-        self.dirs.retain(|path, _| *path != real && !path.starts_with(&below));
+        // All that is below sorts between these: a zero is the next character after a slash.
+        let below = [&real[..], b"/"].concat()..[&real[..], b"0"].concat();
+        let mut gone: Vec<Vec<u8>> = self.dirs.range(below).map(|(path, _)| path.clone()).collect();
+        gone.push(real);
+        for path in gone {
+            let bytes = self.dirs.remove(&path).map_or(0, |pending| pending.bytes(&path));
+            self.pending = self.pending.saturating_sub(bytes);
+        }
         Ok(())
     }
 
@@ -241,8 +295,8 @@ impl Tree {
             // What this layer itself has under that name stays (image-spec, layer.md); a directory hides less than the
             // whiteout would, unless it is opaque.
             Err(Errno::EXIST) => {
-                if let Some(pending) = self.dirs.get_mut(&self.real(base)) {
-                    pending.opaque = true;
+                if self.dirs.contains_key(&self.real(base)) {
+                    self.mark_opaque(base)?;
                 }
                 Ok(false)
             }

@@ -2,10 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use crisp_store::digest::Digest;
+use crisp_store::media;
 use crisp_store::registry::{Kind, Registry, RegistryOptions, Session};
+use crisp_store::{Options, PullRequest, Store};
+use serde_json::json;
 
 use crate::{
-    collect, content, layer, linux, options, options_with_hosts, reference,
+    LAYER, Repository, collect, content, layer, linux, options, options_with_hosts, reference,
     server::{CA, CLIENT_CERT, CLIENT_KEY, Reply, Server},
     simple,
 };
@@ -178,4 +182,32 @@ async fn a_tag_is_not_followed_from_https_to_http() {
     assert!(error.to_string().contains("redirect refused"), "{error}");
     // What is named by digest cannot be forged.
     session(options, &format!("reg.example/a@{}", manifest.digest)).resolve(&linux("amd64")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_sends_too_much_of_a_layer_is_not_the_last_one_asked() {
+    let tar = vec![0; 1024];
+    let mut repository = Repository::default();
+    let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [Digest::sha256(&tar)]}});
+    let config = repository.blob(media::OCI_CONFIG, serde_json::to_vec(&config).unwrap());
+    let layer = repository.blob(LAYER, tar);
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+    let manifest = repository.document(media::OCI_MANIFEST, &manifest);
+    repository.tag("1", &manifest);
+    let path = format!("/v2/a/blobs/{}", layer.digest);
+    let (good, repository) = (repository.clone(), repository);
+    let mirror = Server::start(move |request| match request.path() == path {
+        true => Reply::ok(vec![0; 5000]).chunked(),
+        false => repository.answer(request),
+    });
+    let registry = Server::start(move |request| good.answer(request));
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = format!("[host.\"http://{}\"]", mirror.host);
+    let registry_options = options_with_hosts(dir.path(), &registry.host, &hosts);
+    let options = Options { registry: registry_options, ..Options::default() };
+    let store = Store::open(dir.path().join("store"), options).unwrap();
+    let name = reference(&format!("{}/a:1", registry.host));
+    let platform = Some(linux("amd64"));
+    store.pull(PullRequest { reference: name, credentials: None, platform, progress: None }).await.unwrap();
+    assert!(mirror.lines().iter().any(|line| line.contains(layer.digest.as_str())), "it was asked");
 }

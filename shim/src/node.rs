@@ -179,12 +179,9 @@ pub fn make_dir(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(Error::io("make directory", path))
 }
 
-/// Removes what may not be there.
+/// Removes what may not be there. A container fills its volumes: the tree may be of any depth.
 pub fn remove_dir(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
-    }
+    crisp_store::durable::remove_tree(path).map_err(Error::io("remove", path))
 }
 
 /// What bears the instance's name in the kernel is told from other servers' by that name alone. An abstract socket name

@@ -43,8 +43,8 @@ pub fn sandbox_config(config: Option<v1::PodSandboxConfig>, host: &HostFacts) ->
         selinux_options,
         // User, groups and a read-only root would be those of a pause container: nothing of ours runs in a pod but the
         // PID namespace's holder, which has less than any of them can give.
-        run_as_user: _,
-        run_as_group: _,
+        run_as_user,
+        run_as_group,
         readonly_rootfs: _,
         supplemental_groups: _,
         supplemental_groups_policy: _,
@@ -53,6 +53,9 @@ pub fn sandbox_config(config: Option<v1::PodSandboxConfig>, host: &HostFacts) ->
         apparmor: apparmor_profile,
         seccomp_profile_path,
     } = security_context.unwrap_or_default();
+    if run_as_group.is_some() && run_as_user.is_none() {
+        return Err(invalid("security_context.run_as_group", "needs a run_as_user"));
+    }
     selinux("security_context.selinux_options", selinux_options, host)?;
     apparmor("security_context.apparmor", apparmor_profile, "", host)?;
     let namespaces = sandbox_namespaces(namespaces(namespace_options)?)?;

@@ -11,8 +11,10 @@
 //! | `d/.wh..wh..opq` | `trusted.overlay.opaque=y` on `d` |
 //! | a name in a directory that is not listed | the directory, with owner, mode and times from below, else root and 0755 |
 //! | a hard link to what only a layer below has | a hard link between the two layers' directories |
-//! | a name below a symbolic link of a lower layer (`var/run/pid` over `var/run → /run`) | a directory that hides the link, with the attributes of the one that it leads to: engines unpack each layer by itself, so this is the tree that authors have tested |
 //! | a name that occurs twice | the last one; directories keep what is in them |
+//! | `var/run/pid` over a lower layer's `var/run → /run` | a directory `var/run` that hides the link, with the attributes of `/run` |
+//!
+//! The last row is what engines make that unpack each layer by itself: the tree that authors have tested.
 //!
 //! A layer that needed something from below is *bound* to the layers that it was unpacked on; any other one is the same
 //! wherever it is used. The attributes of the root itself don't bind: a snapshot takes them from the topmost layer that

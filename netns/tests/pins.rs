@@ -242,6 +242,21 @@ fn a_first_start_that_was_killed_is_finished() {
 }
 
 #[test]
+fn a_private_namespace_that_cannot_be_entered_is_an_error_and_stays() {
+    let scratch = Scratch::new();
+    scratch.pins().create("a1", &all()).unwrap();
+    let mnt = scratch.state().join("ns/mnt");
+    // In its place stands something that setns refuses, as it refuses anything when there is no memory or no descriptor.
+    rustix::mount::mount_bind("/proc/self/ns/uts", &mnt).unwrap();
+    let refused = Pins::open_in(&scratch.state(), &scratch.name, &scratch.netns_dir()).unwrap_err();
+    assert!(matches!(refused, Error::Path { ref path, .. } if *path == mnt), "{refused}");
+    rustix::mount::unmount(&mnt, UnmountFlags::DETACH).unwrap();
+    let pins = scratch.pins();
+    assert!(pins.exists("a1", &all()));
+    pins.destroy().unwrap();
+}
+
+#[test]
 fn namespaces_of_another_instance_are_not_listed() {
     let scratch = Scratch::new();
     let pins = scratch.pins();

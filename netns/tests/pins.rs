@@ -343,6 +343,30 @@ fn a_user_namespace_owns_the_others() {
 }
 
 #[test]
+fn pods_with_user_namespaces_are_made_in_parallel() {
+    let scratch = Scratch::new();
+    let pins = std::sync::Arc::new(scratch.pins());
+    let (done, all_done) = std::sync::mpsc::channel();
+    for worker in 0..16 {
+        let (pins, done) = (pins.clone(), done.clone());
+        // Not scoped: makers that wait for each other would hang the test instead of failing it.
+        std::thread::spawn(move || {
+            for round in 0..8 {
+                pins.create(&format!("p{worker}x{round}"), &mapped()).unwrap();
+            }
+            done.send(()).unwrap();
+        });
+    }
+    for _ in 0..16 {
+        all_done.recv_timeout(Duration::from_secs(60)).expect("each child waits for the end of another");
+    }
+    assert_eq!(pins.list().unwrap().len(), 16 * 8);
+    for id in pins.list().unwrap() {
+        pins.remove(&id).unwrap();
+    }
+}
+
+#[test]
 fn what_cannot_be_made_says_why_and_leaves_nothing() {
     let scratch = Scratch::new();
     let pins = scratch.pins();

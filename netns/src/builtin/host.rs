@@ -49,6 +49,22 @@ pub(super) fn forward_ipv6(learned: impl FnOnce() -> Result<Vec<String>, Error>)
     set(all, "1").map(|_| ())
 }
 
+/// Makes the host take nothing from the pod behind `link` as its router: with its defaults the kernel believes the router
+/// advertisements of anybody on a link (CVE-2020-10749). A link without IPv6 has none at all. To be called before it is up.
+///
+/// # Errors
+/// The parameter cannot be set; a kernel without IPv6 has none.
+pub(super) fn distrust(link: &str, ipv6: bool) -> Result<(), Error> {
+    let (name, value) = if ipv6 { ("accept_ra", "0") } else { ("disable_ipv6", "1") };
+    let path = sysctl(&format!("net/ipv6/conf/{link}/{name}"));
+    match std::fs::write(&path, value) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Sysctl { path, value: value.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a default route of this protocol was learned from router advertisements.
 pub(super) fn is_learned(protocol: u8) -> bool {
     protocol == PROTOCOL_RA

@@ -25,6 +25,7 @@ use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::Error;
+use super::host::distrust;
 use super::netlink::Socket;
 use super::route::{pod_route, route_to, route4, route6};
 
@@ -93,6 +94,7 @@ pub(super) fn create(host: &mut Socket, pod: &mut Socket, netns: BorrowedFd<'_>,
     pod.batch(inside)?;
 
     let ipv6 = pair.ips.iter().any(IpAddr::is_ipv6);
+    distrust(pair.name, ipv6)?;
     let mut outside = vec![(Message::SetLink(settings(host_index, pair, ipv6)), 0, "setting up the host's end")];
     let address = AddressMessageBuilder::<Ipv4Addr>::new().index(host_index).address(GATEWAY4, 32);
     let mut address = address.build();

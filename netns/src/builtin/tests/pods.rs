@@ -87,6 +87,45 @@ fn without_ipv6_there_is_ipv4_and_the_status_says_so() {
     });
 }
 
+/// Advertises the pod as a router to all on its link (RFC 4861, section 4.2).
+fn advertise(pod: &Namespace) {
+    pod.run(|| {
+        sh("ip addr replace fe80::2/64 dev eth0 nodad");
+        let index = sh("ip -o link show eth0").split(':').next().unwrap().parse().unwrap();
+        let raw = rustix::net::SocketType::RAW;
+        let icmp = Some(rustix::net::ipproto::ICMPV6);
+        let socket = rustix::net::socket(rustix::net::AddressFamily::INET6, raw, icmp).unwrap();
+        rustix::net::sockopt::set_ipv6_multicast_hops(&socket, 255).unwrap();
+        let all_nodes = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
+        let message = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+        let flags = rustix::net::SendFlags::empty();
+        assert_eq!(rustix::net::sendto(&socket, &message, flags, &all_nodes).unwrap(), message.len());
+    });
+    std::thread::sleep(Duration::from_millis(100));
+}
+
+#[test]
+fn a_pod_does_not_become_the_hosts_router() {
+    for subnets in [&["10.213.12.0/24"][..], &["10.213.12.0/24", "fd00:213:12::/64"]] {
+        on_a_host(move || {
+            let server = Server::new("tc", subnets);
+            let (evil, _) = server.pod("evil", &[]);
+            // As on a host that gets its own routes from advertisements.
+            sh("echo 0 > /proc/sys/net/ipv6/conf/all/forwarding");
+            advertise(&evil);
+            assert_eq!(sh("ip -6 route show default"), "");
+            // This test can fail: a link with the kernel's defaults believes it.
+            let link = sh("ls /proc/sys/net/ipv6/conf | grep ^tc-").trim().to_owned();
+            sh(&format!("cd /proc/sys/net/ipv6/conf/{link}; echo 0 > disable_ipv6; echo 1 > accept_ra"));
+            sh(&format!("ip addr add fe80::9/64 dev {link} nodad"));
+            advertise(&evil);
+            assert!(sh("ip -6 route show default").contains("via fe80::2"));
+            server.detach("evil");
+            assert_clean(&server);
+        });
+    }
+}
+
 #[test]
 fn turning_forwarding_on_keeps_a_default_route_that_was_learned() {
     on_a_host(|| {

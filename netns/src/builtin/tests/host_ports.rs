@@ -91,6 +91,32 @@ fn a_pod_cannot_use_the_way_back_to_loopback_clients() {
 }
 
 #[test]
+fn a_neighbour_does_not_reach_a_host_port_on_loopback() {
+    on_a_host(|| {
+        let outside = outside();
+        let server = server();
+        let ports = [port(Protocol::Tcp, "127.0.0.1", 8080, 80), port(Protocol::Tcp, "", 8081, 80)];
+        let (web, _) = server.pod("web", &ports);
+        web.serve(80, "web");
+        outside.run(|| {
+            sh("ip addr del 127.0.0.1/8 dev lo; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet;
+                ip route add 127.0.0.1 via 192.0.2.2 dev eth0 src 192.0.2.1")
+        });
+        let reached = |port| outside.run(|| ask(LOOPBACK4, port));
+        assert!(reached(8080).is_err() && reached(8081).is_err());
+        for port in [8080, 8081] {
+            assert_eq!(ask(LOOPBACK4, port).unwrap(), "web sees 10.213.1.1");
+        }
+        assert!(outside.run(|| ask(ip("192.0.2.2"), 8081)).is_ok());
+        // This test can fail: without the guard the same packets arrive.
+        sh("nft flush chain inet t1-pods guard");
+        assert_eq!(reached(8080).unwrap(), "web sees 192.0.2.1");
+        server.detach("web");
+        assert_clean(&server);
+    });
+}
+
+#[test]
 fn udp_clients_that_came_before_the_pod_and_stay_after_it_are_served() {
     on_a_host(|| {
         let outside = outside();

@@ -117,14 +117,18 @@ fn chains(nft: &Path, names: &Names, problems: &mut Vec<String>) -> Vec<Chain> {
     found
 }
 
-/// Whether a rule has no condition and ends in a drop or a reject.
+/// Whether a rule has no condition and ends in a drop or a reject. What iptables-nft has no native words for, nft before
+/// 1.0.8 shows as `xt` with the extension's name.
 fn drops_all(rule: &Value) -> bool {
     let Some(statements) = rule["expr"].as_array() else { return false };
-    let is = |statement: &Value, keys: &[&str]| {
-        statement.as_object().is_some_and(|object| object.keys().all(|key| keys.contains(&key.as_str())))
+    let is = |statement: &Value, keys: &[&str], extension: &[&str]| {
+        let named = |object: &serde_json::Map<String, Value>| object.keys().all(|key| keys.contains(&key.as_str()));
+        let extended = statement["xt"]["name"].as_str().is_some_and(|name| extension.contains(&name));
+        extended || statement.as_object().is_some_and(named)
     };
     let Some((last, rest)) = statements.split_last() else { return false };
-    is(last, &["drop", "reject"]) && rest.iter().all(|statement| is(statement, &["counter", "log"]))
+    is(last, &["drop", "reject"], &["REJECT"])
+        && rest.iter().all(|statement| is(statement, &["counter", "log"], &["comment", "LOG", "NFLOG"]))
 }
 
 fn insert(nft: &Path, names: &Names, chain: &Chain) -> Result<(), super::Error> {
@@ -217,6 +221,10 @@ mod tests {
             ),
             (json!([{"match": {"op": "in"}}, {"drop": null}]), false),
             (json!([{"accept": null}]), false),
+            (json!([{"counter": null}, {"xt": {"type": "target", "name": "REJECT"}}]), true),
+            (json!([{"xt": {"type": "match", "name": "comment"}}, {"xt": {"type": "target", "name": "REJECT"}}]), true),
+            (json!([{"xt": {"type": "match", "name": "policy"}}, {"xt": {"type": "target", "name": "REJECT"}}]), false),
+            (json!([{"xt": {"type": "target", "name": "TCPMSS"}}]), false),
             (json!([]), false),
         ] {
             assert_eq!(drops_all(&json!({"expr": expr})), drops, "{expr}");

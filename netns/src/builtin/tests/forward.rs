@@ -45,6 +45,19 @@ fn a_policy_of_iptables_nft() {
 }
 
 #[test]
+fn a_last_rule_of_iptables_nft_that_rejects() {
+    for rule in ["-j REJECT", "-m comment --comment 'the rest' -j REJECT --reject-with icmp-host-prohibited"] {
+        on_a_host(move || {
+            let outside = outside();
+            let rule = format!("-A FORWARD {rule}");
+            let rule6 = rule.replace("icmp-host-prohibited", "icmp6-adm-prohibited");
+            sh(&format!("iptables-nft {rule}; ip6tables-nft {rule6}"));
+            works_and_stays_closed(&server(), &outside);
+        });
+    }
+}
+
+#[test]
 fn a_policy_of_iptables_legacy() {
     on_a_host(|| {
         let outside = outside();

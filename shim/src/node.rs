@@ -50,8 +50,6 @@ pub struct Node {
     pub host: HostFacts,
     pub store: Store,
     pub network: Network,
-    /// Held shared while a pod is attached, exclusively while the networks of pods that are no more are collected.
-    pub attaching: std::sync::RwLock<()>,
     pub pins: Pins,
     pub runtimes: Runtimes,
     pub registry: Registry,
@@ -141,7 +139,6 @@ impl Node {
             paths,
             disk,
             network,
-            attaching: std::sync::RwLock::new(()),
             pins,
             monitor,
             monitor_path,

@@ -291,6 +291,10 @@ impl Cni {
                 valid.push(json!({"containerID": id, "ifname": record.ifname}));
             }
         }
+        // To a plugin, none would mean that all of the network may go: also what another runtime has there.
+        if valid.is_empty() {
+            return Ok(Vec::new());
+        }
         tracing::debug!(network = list.name, valid = valid.len(), "CNI GC");
         Ok(self.runner.at_most(NETWORK_DEADLINE).gc(list, version, &valid, &lock))
     }

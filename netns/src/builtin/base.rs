@@ -15,7 +15,7 @@ use super::netlink::Socket;
 use super::rules::{Entry, Layout};
 use super::state::{Phase, Shared, State};
 use super::subnets::{self, Wish};
-use super::{Error, host, link, netfilter, program, route, rules};
+use super::{Error, host, netfilter, program, route, rules};
 use crate::{Status, Subnet};
 
 const NO_NFT: &str = "there is no program nft (install the package nftables)";
@@ -101,18 +101,11 @@ impl Shared {
         let mut kernel = Socket::route()?;
         let mut routes = route::list(&mut kernel, true)?;
         let routes6 = if ipv6_missing.is_none() { route::list(&mut kernel, false)? } else { Vec::new() };
-        let learned = || {
-            let defaults =
-                routes6.iter().filter(|route| route.subnet.prefix() == 0 && host::is_learned(route.protocol));
-            let devices = defaults.filter_map(|route| route.device).collect::<std::collections::BTreeSet<_>>();
-            let mut kernel = Socket::route()?;
-            Ok(devices.into_iter().filter_map(|index| link::name_of(&mut kernel, index)).collect())
-        };
         host::forward_ipv4()?;
         // A range that is configured for IPv6 is meant to be used; without one IPv6 is taken where it is to be had.
         let asked = self.subnets.iter().any(|subnet| subnet.address().is_ipv6());
         if ipv6_missing.is_none() && (asked || self.subnets.is_empty()) {
-            match host::forward_ipv6(learned) {
+            match host::forward_ipv6(&self.names.prefix) {
                 Err(error) if !asked => ipv6_missing = Some(error.to_string()),
                 forwards => forwards?,
             }

@@ -198,12 +198,6 @@ pub(super) fn exists(socket: &mut Socket, name: &str) -> bool {
     index(socket, name).is_ok()
 }
 
-/// The name of an interface; `None`: it is gone.
-pub(super) fn name_of(socket: &mut Socket, index: u32) -> Option<String> {
-    let query = LinkMessageBuilder::<LinkUnspec>::new().index(index).build();
-    name(socket.get(Message::GetLink(query)).ok()?)
-}
-
 fn name(message: Message) -> Option<String> {
     let Message::NewLink(link) = message else { return None };
     link.attributes.into_iter().find_map(|attribute| match attribute {

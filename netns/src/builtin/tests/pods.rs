@@ -126,14 +126,18 @@ fn a_pod_does_not_become_the_hosts_router() {
 }
 
 #[test]
-fn turning_forwarding_on_keeps_a_default_route_that_was_learned() {
+fn turning_forwarding_on_keeps_the_routes_that_the_host_learns() {
     on_a_host(|| {
         let _outside = outside();
+        // One interface whose router was heard, one that waits for its first advertisement, one that believes none.
         sh("ip -6 route del default; ip -6 route add default via fd00:99::1 dev uplink proto ra");
+        sh("ip link add early type veth peer name ylrae; echo 0 > /proc/sys/net/ipv6/conf/ylrae/accept_ra");
         let server = Server::new("t5", &[]);
         let _pod = server.pod("web", &[]);
-        assert_eq!(sh("cat /proc/sys/net/ipv6/conf/uplink/accept_ra /proc/sys/net/ipv6/conf/all/forwarding"), "2\n1\n");
+        let values = "for link in uplink early ylrae lo t5-*; do cat $link/accept_ra; done; cat all/forwarding";
+        assert_eq!(sh(&format!("cd /proc/sys/net/ipv6/conf; {values}")), "2\n2\n0\n1\n0\n1\n");
         assert!(sh("ip -6 route show default").contains("fd00:99::1"));
+        sh("ip link del early");
         server.detach("web");
         assert_clean(&server);
     });

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 
 use serde_json::json;
 
@@ -89,6 +89,7 @@ impl Shared {
             base.forward = found;
             base.closed = closed;
             base.table_missing = lacking;
+            let _still = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
             self.transactions.store(0, Relaxed);
             base.generation = self::generation();
         }
@@ -157,6 +158,7 @@ impl Shared {
     /// Changes a pod's elements in the table.
     pub(super) fn transact(&self, document: &str) -> Result<(), Error> {
         let nft = program::find("nft").ok_or_else(|| Error::NoHostPorts(NO_NFT.to_owned()))?;
+        let _alone = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
         program::run(&nft, &["-f", "-"], document)?;
         self.transactions.fetch_add(1, Relaxed);
         Ok(())

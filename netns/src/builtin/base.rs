@@ -29,6 +29,8 @@ pub(super) struct Base {
     /// Why there is no table.
     table_missing: Option<String>,
     forward: Forward,
+    /// Whether there may be rules of ours in others' chains.
+    touched: bool,
     /// Whether the table closes for what others' chains dropped; `None`: not known yet.
     closed: Option<bool>,
     /// The ruleset's generation when it was last looked at.
@@ -62,11 +64,12 @@ impl Shared {
             state.base = Some(self.lay(state)?);
         }
         let nft = program::find("nft");
-        // A table that is there may be an earlier server's, of another version: it is made anew, in one transaction.
-        let mut closed = state.base.as_ref().and_then(|base| base.closed);
+        // Ours closes before theirs are opened. A table that is there may be an earlier server's, of another version: it is
+        // made anew, in one transaction.
+        let dropping = forward::find(nft.as_deref(), &self.names);
+        let closed = Some(!dropping.is_empty());
         let mut lacking = None;
-        if !there || closed.is_none() {
-            closed = Some(closed.unwrap_or(false));
+        if !there || state.base.as_ref().is_none_or(|base| base.closed != closed) {
             lacking = self.make_table(state, nft.as_deref(), closed == Some(true)).err();
             tracing::debug!(
                 table = self.names.table,
@@ -76,18 +79,14 @@ impl Shared {
                 "made the pod network's table"
             );
         }
-        let found = forward::open(nft.as_deref(), &self.names);
-        let opened = Some(!found.opened.is_empty());
-        if lacking.is_none() && opened != closed {
-            closed = opened;
-            lacking = self.make_table(state, nft.as_deref(), closed == Some(true)).err();
-        }
+        let found = if lacking.is_none() { dropping.open(nft.as_deref(), &self.names) } else { dropping.leave() };
         for problem in &found.problems {
             tracing::warn!("pods may not reach outside: {problem}");
         }
         if let Some(base) = &mut state.base {
             base.forward = found;
-            base.closed = closed;
+            base.touched |= closed == Some(true);
+            base.closed = closed.filter(|_| lacking.is_none());
             base.table_missing = lacking;
             let _still = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
             self.transactions.store(0, Relaxed);
@@ -137,6 +136,7 @@ impl Shared {
             ipv6_missing,
             table_missing: None,
             forward: Forward::default(),
+            touched: false,
             closed: None,
             generation: None,
         })
@@ -191,7 +191,7 @@ impl Shared {
     pub(super) fn raze(&self, state: &mut State) -> Result<(), Error> {
         let base = state.base.take();
         let nft = program::find("nft");
-        if base.as_ref().is_none_or(|base| !base.forward.opened.is_empty()) {
+        if base.as_ref().is_none_or(|base| base.touched) {
             forward::close(nft.as_deref(), &self.names)?;
         }
         let mut kernel = Socket::route()?;

@@ -89,6 +89,32 @@ fn a_firewall_that_ends_in_reject_and_comes_after_the_first_pod() {
 }
 
 #[test]
+fn our_chain_closes_before_theirs_is_opened() {
+    on_a_host(|| {
+        let _outside = outside();
+        sh("iptables-nft -P FORWARD DROP");
+        let mut monitor = Command::new("stdbuf");
+        let mut monitor = monitor.args(["-oL", "nft", "monitor"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let server = server();
+        let _pod = server.pod("a", &[]);
+        std::thread::sleep(Duration::from_millis(300));
+        monitor.kill().unwrap();
+        let mut events = String::new();
+        monitor.stdout.take().unwrap().read_to_string(&mut events).unwrap();
+        monitor.wait().unwrap();
+        let first = |part: &str| events.lines().position(|line| line.contains(part)).expect(part);
+        assert!(first("add chain inet f1-pods forward") < first("f1-pods accepts"), "{events}");
+        // Open chains that drop no more hold no rule of ours afterwards, either.
+        sh("iptables-nft -P FORWARD ACCEPT");
+        assert!(server.builtin().status().ready);
+        server.detach("a");
+        server.builtin().settle();
+        assert!(!sh("nft list ruleset").contains("f1-"));
+    });
+}
+
+#[test]
 fn chains_that_accept_are_left_alone() {
     on_a_host(|| {
         let _outside = outside();

@@ -156,6 +156,36 @@ fn udp_clients_that_came_before_the_pod_and_stay_after_it_are_served() {
 }
 
 #[test]
+fn a_udp_host_port_leaves_flows_to_that_port_elsewhere_alone() {
+    on_a_host(|| {
+        let outside = outside();
+        let socket = outside.run(|| UdpSocket::bind("192.0.2.1:5353").unwrap());
+        std::thread::spawn(move || {
+            // Tells the port that NAT gave the client, which a new flow would get anew.
+            while let Ok((_, peer)) = socket.recv_from(&mut [0; 64]) {
+                let _ = socket.send_to(peer.port().to_string().as_bytes(), peer);
+            }
+        });
+        let server = server();
+        let (client, _) = server.pod("client", &[]);
+        let client = client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let ask = || {
+            let mut said = [0; 64];
+            client.send_to(b"?", "192.0.2.1:5353").unwrap();
+            let length = client.recv(&mut said).unwrap();
+            String::from_utf8_lossy(&said[..length]).into_owned()
+        };
+        let before = ask();
+        let _dns = server.pod("dns", &[port(Protocol::Udp, "", 5353, 53)]);
+        assert_eq!(ask(), before);
+        server.detach("client");
+        server.detach("dns");
+        assert_clean(&server);
+    });
+}
+
+#[test]
 fn a_taken_host_port_names_its_pod_and_changes_nothing() {
     on_a_host(|| {
         let server = server();

@@ -206,7 +206,7 @@ impl Monitor {
 
     fn timeout(&self) -> Option<Duration> {
         let job = self.job.as_ref().and_then(Job::deadline);
-        let next = [job, self.linger, self.tick].into_iter().flatten().min()?;
+        let next = [job, self.linger, self.tick, self.streams.deadline()].into_iter().flatten().min()?;
         // One more millisecond: waking a moment early would mean waking again.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -234,8 +234,11 @@ impl Monitor {
             (Some(job), Phase::Creating) => self.streams.divert(slot, &mut job.said),
             _ => {
                 self.streams.pump(slot, &mut self.log);
-                self.active = true;
-                self.tick.get_or_insert_with(|| Instant::now() + TICK);
+                // A closed terminal that is looked at again is no activity.
+                if self.streams.fd(slot).is_some() || self.streams.ended() {
+                    self.active = true;
+                    self.tick.get_or_insert_with(|| Instant::now() + TICK);
+                }
             }
         }
     }
@@ -280,7 +283,7 @@ impl Monitor {
     fn created(&mut self) {
         let console = self.console.take().map(ConsoleSocket::take).transpose();
         let result = console.and_then(|master| {
-            master.map_or(Ok(()), |master| self.streams.add(0, "stdout", master))?;
+            master.map_or(Ok(()), |master| self.streams.add_terminal(master))?;
             named_child(&self.launch.dir.join(PID_FILE))
         });
         match result {
@@ -365,8 +368,8 @@ impl Monitor {
     }
 
     fn resize(&self, rows: u16, cols: u16) -> io::Result<()> {
-        match self.streams.fd(0) {
-            Some(master) if self.launch.tty => console::resize(master, rows, cols),
+        match self.streams.terminal() {
+            Some(master) => console::resize(master, rows, cols),
             _ => Err(io::Error::other("the container has no terminal")),
         }
     }

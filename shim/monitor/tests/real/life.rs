@@ -125,6 +125,23 @@ fn a_terminal_is_logged_and_resized() {
 }
 
 #[test]
+fn a_terminal_that_nobody_has_open_for_a_moment_is_not_lost() {
+    for runtime in runcs() {
+        let script = "echo here; exec </dev/null >/dev/null 2>&1; sleep 0.5; echo back >/dev/console; sleep 0.3; echo end >/dev/console";
+        let mut sut = Sut::new(&runtime, script);
+        sut.launch.tty = true;
+        sut.create().unwrap();
+        sut.start().unwrap();
+        eventually("it is away", || sut.log().len() == 1);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        sut.client().ask(&Request::Resize { rows: 24, cols: 80 }).unwrap();
+        assert_eq!(sut.finish().exit.unwrap().exit_code, 0);
+        let words: Vec<_> = sut.log().into_iter().map(|(.., text)| text).collect();
+        assert_eq!(words, ["here", "back", "end"]);
+    }
+}
+
+#[test]
 fn rotation_loses_no_line() {
     let mut sut = Sut::new(&runc(), "for i in $(seq 400); do echo $i; sleep 0.005; done");
     let path = sut.launch.log_path.clone().unwrap();

@@ -138,6 +138,8 @@ impl Monitor {
         while !self.is_done() {
             self.turn();
         }
+        // The last line of a writer that did not end in time.
+        self.streams.drain(&mut self.log);
         // Whoever came meanwhile gets the last word, too.
         self.clients.accept();
         self.serve();

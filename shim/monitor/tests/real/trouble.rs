@@ -9,7 +9,7 @@ use crisp_monitor::exit_record::{ExitRecord, REASON_CREATE_ERROR, REASON_START_E
 use crisp_monitor::protocol::{Phase, Request};
 use crisp_monitor::spawn::{self, SpawnError};
 
-use crate::common::{Client, Sut, eventually, monitor, runc, runcs, script_runtime};
+use crate::common::{Client, Sut, eventually, line, monitor, runc, runcs, script_runtime};
 use crate::life::kill;
 
 /// Why create failed, checked against the record that it leaves.
@@ -213,10 +213,11 @@ fn a_child_outside_that_holds_the_output_is_not_waited_for_for_ever() {
     kill(pid, "KILL");
     let began = Instant::now();
     sut.client().until(|s| s.phase == Phase::Deleted);
-    (&held).write_all(b"late\n").unwrap();
+    (&held).write_all(b"late\nunfinished").unwrap();
     sut.finish();
     assert!(began.elapsed() < Duration::from_secs(6));
-    assert_eq!(sut.log().last().unwrap().2, "late");
+    let log = sut.log();
+    assert_eq!(log[log.len() - 2..], [line("stdout", "F", "late"), line("stdout", "P", "unfinished")]);
 }
 
 #[test]

@@ -276,7 +276,8 @@ impl Monitor {
         match (job.verb, failure) {
             (Verb::Create, None) => self.created(),
             (Verb::Create, Some(text)) => self.create_failed(text),
-            (Verb::Delete, Some(_)) if !self.by_force => self.delete_by_force(),
+            // A runtime that hangs would hang by force, too.
+            (Verb::Delete, Some(_)) if !self.by_force && !job.killed => self.delete_by_force(),
             (Verb::Delete, failure) => self.deleted(failure),
             (Verb::Start | Verb::Exec, failure) => self.start_ended(failure),
         }

@@ -131,6 +131,41 @@ fn a_delete_that_fails_is_told() {
     assert_eq!((state.text.as_str(), state.exit.unwrap().exit_code), ("stuck", 0));
 }
 
+/// A runtime whose deletes are counted in the file `deletes` beside it.
+fn counted(body: &str) -> Sut {
+    let mut sut = Sut::new(&runc(), "true");
+    let file = sut.temp.path().join("deletes");
+    let body = format!(
+        "[ $verb = delete ] && {{ echo \"$*\" >> {}; {body}; }}; exec {} \"$@\"",
+        file.display(),
+        runc().display()
+    );
+    sut.launch.runtime.path = script_runtime(sut.temp.path(), &body);
+    sut
+}
+
+fn deletes(sut: &Sut) -> usize {
+    fs::read_to_string(sut.temp.path().join("deletes")).unwrap().lines().count()
+}
+
+#[test]
+fn a_delete_that_fails_is_tried_by_force() {
+    let mut sut = counted("case \"$*\" in *--force*) ;; *) echo not stopped >&2; exit 1;; esac");
+    let state = sut.run();
+    assert_eq!((state.text.as_str(), state.exit.unwrap().exit_code, deletes(&sut)), ("", 0, 2));
+    assert_eq!(fs::read_dir(sut.temp.path().join("runtime")).unwrap().count(), 0, "the runtime has forgotten it");
+}
+
+#[test]
+fn a_delete_that_hangs_is_not_tried_again() {
+    let mut sut = counted("exec sleep 4326.5");
+    sut.launch.runtime_timeout = Duration::from_secs(2);
+    let state = sut.run();
+    assert!(state.text.contains("longer than"), "{}", state.text);
+    assert_eq!(deletes(&sut), 1);
+    assert!(!alive("4326.5"));
+}
+
 #[test]
 fn a_log_that_cannot_be_opened_is_named() {
     let mut sut = Sut::new(&runc(), "true");

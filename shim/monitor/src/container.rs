@@ -29,10 +29,11 @@ use crate::clients::{ClientId, Clients, MAX_CLIENTS};
 use crate::console::{self, ConsoleSocket};
 use crate::create::{self, PID_FILE};
 use crate::log_file::LogFile;
+use crate::oom::Watch;
 use crate::process::{self, named_child, reap};
 use crate::runtime::{self, Job, Verb};
 use crate::streams::Streams;
-use crate::{complain, oom, stamp, sys};
+use crate::{complain, stamp, sys};
 
 /// How long output is awaited that a process outside the container still may write, once the container is deleted.
 const LINGER: Duration = Duration::from_secs(3);
@@ -82,7 +83,7 @@ fn start(dir: &Path) -> io::Result<Monitor> {
         ended: None,
         start_error: None,
         by_force: false,
-        oom_before: 0,
+        oom: Watch::default(),
         linger: None,
         tick: None,
         active: false,
@@ -110,7 +111,7 @@ struct Monitor {
     start_error: Option<String>,
     /// The runtime is asked to delete what it does not take for stopped, too.
     by_force: bool,
-    oom_before: u64,
+    oom: Watch,
     linger: Option<Instant>,
     tick: Option<Instant>,
     /// Lines came since the last tick.
@@ -155,7 +156,7 @@ impl Monitor {
 
     /// Waits for something to happen, and handles it.
     fn turn(&mut self) {
-        const FIXED: usize = 5;
+        const FIXED: usize = 6;
         let mut ready = [false; FIXED + MAX_CLIENTS];
         {
             let said = self.job.as_ref().and_then(|job| job.said.pipe.as_ref());
@@ -165,6 +166,7 @@ impl Monitor {
                 self.streams.fd(0),
                 self.streams.fd(1),
                 said.map(AsFd::as_fd),
+                self.oom.fd(),
             ];
             let read = fixed.iter().enumerate().filter_map(|(slot, fd)| fd.map(|fd| (slot, fd, PollFlags::IN)));
             let clients = self.clients.sockets().enumerate().map(|(index, (fd, unread))| {
@@ -196,6 +198,9 @@ impl Monitor {
         if let (true, Some(job)) = (ready[4], &mut self.job) {
             job.said.read();
         }
+        if ready[5] {
+            self.oom.noticed();
+        }
         // Those that left make room for those that come.
         if ready[FIXED..].contains(&true) {
             self.serve();
@@ -208,7 +213,8 @@ impl Monitor {
 
     fn timeout(&self) -> Option<Duration> {
         let job = self.job.as_ref().and_then(Job::deadline);
-        let next = [job, self.linger, self.tick, self.streams.deadline()].into_iter().flatten().min()?;
+        let next =
+            [job, self.linger, self.tick, self.streams.deadline(), self.oom.deadline()].into_iter().flatten().min()?;
         // One more millisecond: waking a moment early would mean waking again.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -217,6 +223,7 @@ impl Monitor {
         if let Some(job) = &mut self.job {
             job.expire();
         }
+        self.oom.time_passed();
         if self.tick.is_some_and(|at| Instant::now() >= at) {
             if self.log.is_dirty() {
                 self.log.check();
@@ -292,7 +299,7 @@ impl Monitor {
         match result {
             Err(e) => self.create_failed(format!("runtime create: {e}")),
             Ok(process) => {
-                self.oom_before = self.launch.memory_cgroup.as_deref().map_or(0, oom::kills);
+                self.oom = self.launch.memory_cgroup.as_deref().map(Watch::new).unwrap_or_default();
                 self.state.process = Some(process);
                 self.enter(Phase::Created);
             }

@@ -89,6 +89,19 @@ fn out_of_memory_is_told_apart_from_a_kill() {
 }
 
 #[test]
+fn a_child_that_was_killed_for_memory_does_not_make_a_later_kill_one() {
+    let mut sut = Sut::new(&runc(), "(a=xxxxxxxxxxxxxxxx; while true; do a=$a$a; done); echo went on; exec sleep 60");
+    sut.spec.memory = Some(16 << 20);
+    let pid = sut.create().unwrap().process.unwrap().pid;
+    sut.start().unwrap();
+    eventually("the child was killed", || sut.log().iter().any(|(.., text)| text == "went on"));
+    std::thread::sleep(std::time::Duration::from_millis(2800));
+    kill(pid, "KILL");
+    let exit = sut.finish().exit.unwrap();
+    assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (137, 9, false));
+}
+
+#[test]
 fn a_second_server_finds_the_state_and_the_first_may_be_gone() {
     let mut sut = Sut::new(&runc(), "read x; exit 3");
     sut.launch.stdin = true;

@@ -302,12 +302,13 @@ impl Network {
             self.cni.detach(pod.id, attachment.and_then(|attachment| attachment.raw.as_ref()))?;
         }
         if matches!(kind, None | Some(Kind::Builtin)) {
-            self.builtin.detach(pod, attachment)?;
+            self.builtin.detach(pod.id)?;
         }
         Ok(())
     }
 
-    /// Verifies that an attached pod is still as the network left it.
+    /// Verifies that an attached pod is still as the network left it: CNI's CHECK. No rpc of the CRI asks for it, so the server
+    /// does not call it; it is there for a tool that looks for what is wrong on a node, at any time between attach and detach.
     ///
     /// # Errors
     /// The network says what differs.

@@ -19,7 +19,7 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -31,7 +31,6 @@ use crate::{enter, netdir, sys};
 /// The opened private mount namespace.
 #[derive(Debug)]
 pub(crate) struct Private {
-    dir: PathBuf,
     namespace: OwnedFd,
     /// `/pods` in it. Paths below this descriptor can be looked at from outside; only mounting needs to be inside.
     pods: OwnedFd,
@@ -49,7 +48,7 @@ impl Private {
         }
         rustix::mount::mount_change(&dir, MountPropagationFlags::PRIVATE).map_err(on("make private", &dir))?;
         let pin = dir.join(layout::MNT);
-        let find = || Self::find(&dir, &pin).map_err(on("enter the private mount namespace at", &pin));
+        let find = || Self::find(&pin).map_err(on("enter the private mount namespace at", &pin));
         if let Some(found) = find()? {
             return Ok(found);
         }
@@ -60,7 +59,7 @@ impl Private {
     }
 
     /// What is pinned at `pin`; `None`: nothing, or a file that a reboot left.
-    fn find(dir: &Path, pin: &Path) -> io::Result<Option<Self>> {
+    fn find(pin: &Path) -> io::Result<Option<Self>> {
         let namespace = match File::open(pin) {
             Ok(file) => OwnedFd::from(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -71,7 +70,7 @@ impl Private {
         }
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         let pods = inside(namespace.as_fd(), || rustix::fs::open(layout::PODS, flags, Mode::empty()))??;
-        Ok(Some(Self { dir: dir.to_owned(), namespace, pods }))
+        Ok(Some(Self { namespace, pods }))
     }
 
     /// Moves the calling thread, which must not share its root with others, into the namespace.
@@ -87,13 +86,6 @@ impl Private {
     /// The directory of all pods.
     pub(crate) fn pods(&self) -> BorrowedFd<'_> {
         self.pods.as_fd()
-    }
-
-    /// Takes the namespace away, with everything in it that no process uses.
-    pub(crate) fn destroy(self) -> Result<(), Error> {
-        netdir::detach(&self.dir.join(layout::MNT))?;
-        rustix::mount::unmount(&self.dir, UnmountFlags::DETACH).map_err(on("unmount", &self.dir))?;
-        std::fs::remove_dir(&self.dir).map_err(on("remove", &self.dir))
     }
 }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Scratch, cache};
+use common::{Scratch, cache, destroy};
 use crisp_netns::{
     Attachment, Kind, Mode, Network, NetworkOptions, Pins, Pod, PodNamespaces, PortMapping, Protocol, cni, enter,
 };
@@ -140,7 +140,7 @@ impl Machine {
     }
 
     fn done(self) {
-        self.pins.destroy().unwrap();
+        destroy(&self.scratch.state(), self.pins);
     }
 }
 

@@ -226,8 +226,8 @@ impl Builtin {
     ///
     /// # Errors
     /// What could not be removed.
-    pub fn detach(&self, pod: &Pod<'_>, _attachment: Option<&Attachment>) -> Result<(), Error> {
-        state::Shared::detach(&self.shared, pod.id)
+    pub fn detach(&self, id: &str) -> Result<(), Error> {
+        state::Shared::detach(&self.shared, id)
     }
 
     /// Verifies an attached pod.

@@ -77,7 +77,12 @@ pub(crate) fn detach(path: &Path) -> Result<(), Error> {
 
 /// Whether the descriptor leads to a namespace rather than to a file that a pin left behind.
 pub(crate) fn is_namespace(fd: impl AsFd) -> bool {
+    is_nsfs(fd).unwrap_or(false)
+}
+
+/// The same, for whom "cannot tell" is not "no".
+pub(crate) fn is_nsfs(fd: impl AsFd) -> rustix::io::Result<bool> {
     /// `NSFS_MAGIC` of `linux/magic.h`.
     const NSFS: u64 = 0x6e73_6673;
-    rustix::fs::fstatfs(fd).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|magic| magic == NSFS))
+    Ok(u64::try_from(rustix::fs::fstatfs(fd)?.f_type).is_ok_and(|magic| magic == NSFS))
 }

@@ -12,7 +12,7 @@
 //! The network that attached a pod is written into the pod's record ([`Attachment`]), and takes it down, whatever the
 //! mode has become since.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -302,12 +302,13 @@ impl Network {
             self.cni.detach(pod.id, attachment.and_then(|attachment| attachment.raw.as_ref()))?;
         }
         if matches!(kind, None | Some(Kind::Builtin)) {
-            self.builtin.detach(pod, attachment)?;
+            self.builtin.detach(pod.id)?;
         }
         Ok(())
     }
 
-    /// Verifies that an attached pod is still as the network left it.
+    /// Verifies that an attached pod is still as the network left it: CNI's CHECK. No rpc of the CRI asks for it, so the server
+    /// does not call it; it is there for a tool that looks for what is wrong on a node, at any time between attach and detach.
     ///
     /// # Errors
     /// The network says what differs.
@@ -340,14 +341,15 @@ impl Network {
         Ok(self.cni.set_pod_ranges(cidrs)?)
     }
 
-    /// Removes what belongs to pods that are no more. `live` holds the ids of all sandboxes that still need a network.
-    /// To be called at start, before the first attach: it also waits for CNI plugins that a server before left running.
+    /// Removes what belongs to pods that are no more. `lives` tells of an id whether there is a sandbox that still needs a
+    /// network; it is asked for each thing found, so pods may be attached meanwhile, if what it looks at is there before
+    /// their attach. To be called at start: it also waits for CNI plugins that a server before left running.
     ///
     /// # Errors
     /// What could not be removed; the rest was.
-    pub fn gc(&self, live: &BTreeSet<String>) -> Result<(), Error> {
-        let cni = self.cni.gc(live);
-        let builtin = self.builtin.gc(live);
+    pub fn gc(&self, lives: &dyn Fn(&str) -> bool) -> Result<(), Error> {
+        let cni = self.cni.gc(lives);
+        let builtin = self.builtin.gc(lives);
         if let (Err(first), Err(second)) = (&cni, &builtin) {
             tracing::warn!(%first, %second, "both networks left something behind");
         }

@@ -363,17 +363,6 @@ impl Pins {
         }
         Ok(valid(ids))
     }
-
-    /// Removes the private mount namespace too: the instance goes away for good.
-    ///
-    /// # Errors
-    /// What could not be removed.
-    pub fn destroy(self) -> Result<(), Error> {
-        for id in self.list()? {
-            self.remove(&id)?;
-        }
-        self.private.destroy()
-    }
 }
 
 fn valid(mut ids: BTreeSet<String>) -> BTreeSet<String> {

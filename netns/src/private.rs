@@ -12,13 +12,14 @@
 //! ```
 //!
 //! The namespace is complete before it is pinned. A crash before that leaves nothing that lives; a crash after it leaves
-//! the pin, which the next server finds. After a reboot `mnt` may be there as a plain file: it is replaced.
+//! the pin, which the next server finds. After a reboot `mnt` may be there as a plain file: it is replaced. Nothing else is, since
+//! all pods' pins would go with it: a namespace that cannot be entered now is an error.
 
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -30,7 +31,6 @@ use crate::{enter, netdir, sys};
 /// The opened private mount namespace.
 #[derive(Debug)]
 pub(crate) struct Private {
-    dir: PathBuf,
     namespace: OwnedFd,
     /// `/pods` in it. Paths below this descriptor can be looked at from outside; only mounting needs to be inside.
     pods: OwnedFd,
@@ -48,24 +48,29 @@ impl Private {
         }
         rustix::mount::mount_change(&dir, MountPropagationFlags::PRIVATE).map_err(on("make private", &dir))?;
         let pin = dir.join(layout::MNT);
-        if let Some(found) = Self::find(&dir, &pin) {
+        let find = || Self::find(&pin).map_err(on("enter the private mount namespace at", &pin));
+        if let Some(found) = find()? {
             return Ok(found);
         }
         netdir::detach(&pin)?;
         File::create_new(&pin).map_err(on("make", &pin))?;
         pin_new(&dir, &pin)?;
-        Self::find(&dir, &pin).ok_or_else(|| on("find the private mount namespace at", &pin)(io::ErrorKind::NotFound))
+        find()?.ok_or_else(|| on("find the private mount namespace at", &pin)(io::ErrorKind::NotFound))
     }
 
-    /// What is pinned at `pin`, if it is a mount namespace of this layout.
-    fn find(dir: &Path, pin: &Path) -> Option<Self> {
-        let namespace = OwnedFd::from(File::open(pin).ok()?);
-        if !netdir::is_namespace(&namespace) {
-            return None;
+    /// What is pinned at `pin`; `None`: nothing, or a file that a reboot left.
+    fn find(pin: &Path) -> io::Result<Option<Self>> {
+        let namespace = match File::open(pin) {
+            Ok(file) => OwnedFd::from(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !netdir::is_nsfs(&namespace)? {
+            return Ok(None);
         }
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let pods = inside(namespace.as_fd(), || rustix::fs::open(layout::PODS, flags, Mode::empty())).ok()?.ok()?;
-        Some(Self { dir: dir.to_owned(), namespace, pods })
+        let pods = inside(namespace.as_fd(), || rustix::fs::open(layout::PODS, flags, Mode::empty()))??;
+        Ok(Some(Self { namespace, pods }))
     }
 
     /// Moves the calling thread, which must not share its root with others, into the namespace.
@@ -81,13 +86,6 @@ impl Private {
     /// The directory of all pods.
     pub(crate) fn pods(&self) -> BorrowedFd<'_> {
         self.pods.as_fd()
-    }
-
-    /// Takes the namespace away, with everything in it that no process uses.
-    pub(crate) fn destroy(self) -> Result<(), Error> {
-        netdir::detach(&self.dir.join(layout::MNT))?;
-        rustix::mount::unmount(&self.dir, UnmountFlags::DETACH).map_err(on("unmount", &self.dir))?;
-        std::fs::remove_dir(&self.dir).map_err(on("remove", &self.dir))
     }
 }
 

@@ -39,17 +39,27 @@ pub(crate) fn loopback_up(socket: impl AsFd) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Forks a process that closes `not_its`, runs `child` and ends. The caller reaps it.
-pub(crate) fn fork(child: &Child<'_>, not_its: BorrowedFd<'_>) -> io::Result<Pid> {
+/// Where a forked child has its socket; it has nothing open behind it.
+const CHILD_SOCKET: i32 = 3;
+
+/// Forks a process that keeps standard streams and `socket`, runs `child` and ends. The caller reaps it.
+pub(crate) fn fork(child: &Child<'_>, socket: BorrowedFd<'_>) -> io::Result<Pid> {
     // SAFETY: the process may have threads, so the child may only make async-signal-safe calls. `Child::run` keeps to
     // that: it makes raw system calls on memory that was prepared before, allocates nothing, takes no lock, and
     // cannot unwind out of here because `_exit` follows it and it does not panic.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            // SAFETY: the child's copy of a descriptor that only the parent uses; nothing in the child refers to it.
-            unsafe { libc::close(not_its.as_raw_fd()) };
-            child.run();
+            // It never execs, so close-on-exec does not help: a lock or another pod's socket must not live on in it.
+            // SAFETY: the child's own table of descriptors; nothing in the child refers to one of them but by `socket`.
+            let kept = unsafe {
+                libc::dup2(socket.as_raw_fd(), CHILD_SOCKET) == CHILD_SOCKET
+                    && libc::syscall(libc::SYS_close_range, CHILD_SOCKET + 1, libc::c_uint::MAX, 0) == 0
+            };
+            if kept {
+                // SAFETY: open, by `dup2`, as long as the child lives.
+                child.run(unsafe { BorrowedFd::borrow_raw(CHILD_SOCKET) });
+            }
             // SAFETY: always sound; it ends the child without running the parent's exit handlers.
             unsafe { libc::_exit(0) }
         }

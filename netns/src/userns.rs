@@ -14,14 +14,15 @@
 //!     │  open /proc/<child>/ns/*              │
 //!     │  close ────────────────────────────►  ends
 //! ```
-//! Either side sees the other's death as the end of the socket pair, and ends too: nothing outlives a crash.
+//! Either side sees the other's death as the end of the socket pair, and ends too: nothing outlives a crash. The child never
+//! execs, so it first closes what it inherited; children that held each other's sockets would wait for each other for ever.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
 use rustix::process::{Gid, Pid, Uid, WaitOptions};
 use rustix::thread::UnshareFlags;
 
@@ -46,11 +47,11 @@ pub(crate) fn make(mapping: &UserMapping, flags: UnshareFlags, setup: &Setup) ->
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|errno| io("make a socket pair for")(errno.into()))?;
-    let child = Child { socket: theirs.as_fd(), flags, setup };
-    let pid = sys::fork(&child, ours.as_fd()).map_err(io("fork a child for"))?;
+    let pid = sys::fork(&Child { flags, setup }, theirs.as_fd()).map_err(io("fork a child for"))?;
     drop(theirs);
     let made = talk(pid, &ours, mapping, flags, setup);
-    drop(ours);
+    // Closing would not do: a child that was forked this moment may still have a copy.
+    let _ = rustix::net::shutdown(&ours, Shutdown::Both);
     // The child ends at the end of the socket pair, so this does not wait for long.
     while let Err(Errno::INTR) = rustix::process::waitpid(Some(pid), WaitOptions::empty()) {}
     made
@@ -138,26 +139,25 @@ const REPORT: usize = 9;
 /// What the forked child works from.
 #[derive(Debug)]
 pub(crate) struct Child<'a> {
-    socket: BorrowedFd<'a>,
     flags: UnshareFlags,
     setup: &'a Setup,
 }
 
 impl Child<'_> {
     /// The child's whole life. Async-signal-safe: nothing is allocated, no lock is taken.
-    pub(crate) fn run(&self) {
-        let (stage, step, errno) = match self.make() {
+    pub(crate) fn run(&self, socket: BorrowedFd<'_>) {
+        let (stage, step, errno) = match self.make(socket) {
             Ok(()) => (SET_UP, 0, 0),
             Err((stage, step, errno)) => (stage, step, errno.raw_os_error()),
         };
-        self.report(stage, errno, step);
-        self.wait();
+        report(socket, stage, errno, step);
+        wait(socket);
     }
 
-    fn make(&self) -> Result<(), (u8, usize, Errno)> {
+    fn make(&self, socket: BorrowedFd<'_>) -> Result<(), (u8, usize, Errno)> {
         sys::unshare(UnshareFlags::NEWUSER).map_err(|errno| (UNSHARED_USER, 0, errno))?;
-        self.report(UNSHARED_USER, 0, 0);
-        if !self.wait() {
+        report(socket, UNSHARED_USER, 0, 0);
+        if !wait(socket) {
             return Err((UNSHARED_USER, 0, Errno::PIPE));
         }
         // The kernel gives parts of the new namespaces (files below /proc/sys, sysfs) to their owner's uid 0.
@@ -167,22 +167,22 @@ impl Child<'_> {
         sys::unshare(self.flags).map_err(|errno| (UNSHARED_REST, 0, errno))?;
         self.setup.run().map_err(|(step, errno)| (SET_UP, step, errno))
     }
+}
 
-    fn report(&self, stage: u8, errno: i32, step: usize) {
-        let mut report = [stage; REPORT];
-        report[1..5].copy_from_slice(&errno.to_le_bytes());
-        report[5..].copy_from_slice(&(step as u32).to_le_bytes());
-        let _ = rustix::net::send(self.socket, &report, SendFlags::NOSIGNAL);
-    }
+fn report(socket: BorrowedFd<'_>, stage: u8, errno: i32, step: usize) {
+    let mut report = [stage; REPORT];
+    report[1..5].copy_from_slice(&errno.to_le_bytes());
+    report[5..].copy_from_slice(&(step as u32).to_le_bytes());
+    let _ = rustix::net::send(socket, &report, SendFlags::NOSIGNAL);
+}
 
-    /// Waits for the server's next word; false at the end of the conversation.
-    fn wait(&self) -> bool {
-        let mut word = [0];
-        loop {
-            match rustix::net::recv(self.socket, &mut word, RecvFlags::empty()) {
-                Err(Errno::INTR) => {}
-                got => return matches!(got, Ok((1, _))),
-            }
+/// Waits for the server's next word; false at the end of the conversation.
+fn wait(socket: BorrowedFd<'_>) -> bool {
+    let mut word = [0];
+    loop {
+        match rustix::net::recv(socket, &mut word, RecvFlags::empty()) {
+            Err(Errno::INTR) => {}
+            got => return matches!(got, Ok((1, _))),
         }
     }
 }

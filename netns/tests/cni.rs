@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Scratch, cache};
+use common::{Scratch, cache, destroy};
 use crisp_netns::{
     Attachment, Kind, Mode, Network, NetworkOptions, Pins, Pod, PodNamespaces, PortMapping, Protocol, cni, enter,
 };
@@ -140,7 +140,7 @@ impl Machine {
     }
 
     fn done(self) {
-        self.pins.destroy().unwrap();
+        destroy(&self.scratch.state(), self.pins);
     }
 }
 
@@ -334,7 +334,7 @@ fn pods_are_attached_in_parallel() {
         });
         assert_eq!(ips.len(), 8);
         assert_eq!(machine.leases().len(), 16);
-        network.gc(&BTreeSet::new()).unwrap();
+        network.gc(&|_| false).unwrap();
         assert_eq!((machine.leases(), machine.records(), ports_of_bridges()), (vec![], vec![], 0));
         machine.done();
     });
@@ -350,7 +350,7 @@ fn pods_that_are_no_more_are_detached_and_plugins_told_which_are_left() {
             for id in ["a1", "a2", "a3"] {
                 machine.attach(&network, id).unwrap();
             }
-            network.gc(&BTreeSet::from(["a1".to_owned(), "a4".to_owned()])).unwrap();
+            network.gc(&|id| ["a1", "a4"].contains(&id)).unwrap();
             assert_eq!(machine.leases(), ["10.241.0.2", "fd00:241::2"]);
 
             // Another network takes over; a1 stays with its own.
@@ -358,16 +358,72 @@ fn pods_that_are_no_more_are_detached_and_plugins_told_which_are_left() {
             machine.script("odd", &format!("[ $CNI_COMMAND = GC ] && cat >> $log; echo '{result}'"));
             machine.configure("05.conf", &json!({"cniVersion": "1.1.0", "name": "n", "type": "odd"}));
             machine.attach(&network, "b1").unwrap();
-            network.gc(&BTreeSet::from(["a1".to_owned(), "b1".to_owned()])).unwrap();
+            network.gc(&|id| ["a1", "b1"].contains(&id)).unwrap();
             let request: Value = serde_json::from_str(&machine.log()).unwrap();
             let valid = json!([{"containerID": "b1", "ifname": "eth0"}]);
             assert_eq!((&request["cni.dev/valid-attachments"], &request["name"]), (&valid, &json!("n")));
 
-            network.gc(&BTreeSet::new()).unwrap();
+            network.gc(&|_| false).unwrap();
             assert_eq!((machine.leases(), machine.records()), (vec![], vec![]));
             machine.done();
         });
     }
+}
+
+#[test]
+fn no_plugin_collects_for_a_node_without_attachments_and_none_holds_pods_up() {
+    alone(|| {
+        let machine = Machine::new(Path::new(DEBIAN));
+        let result = r#"{"ips": [{"address": "10.0.0.5/24"}]}"#;
+        // Its GC hangs.
+        let script = format!("echo $CNI_COMMAND >> $log; [ $CNI_COMMAND = GC ] && exec sleep 1000; echo '{result}'");
+        machine.script("odd", &script);
+        machine.configure("05.conf", &json!({"cniVersion": "1.1.0", "name": "n", "type": "odd"}));
+        let network = machine.network();
+        // Another runtime may have pods in the network.
+        network.gc(&|_| false).unwrap();
+        assert_eq!(machine.log(), "");
+        machine.attach(&network, "a1").unwrap();
+        let begin = Instant::now();
+        std::thread::scope(|scope| {
+            let collected = scope.spawn(|| network.gc(&|id| id == "a1"));
+            while !machine.log().contains("GC") {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            // Attached while the plugin collects: when it was stopped.
+            machine.attach(&network, "b1").unwrap();
+            assert!(collected.join().unwrap().is_err());
+        });
+        assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+        for id in ["a1", "b1"] {
+            machine.detach(&network, id, None).unwrap();
+        }
+        assert_eq!(machine.records(), Vec::<String>::new());
+        machine.done();
+    });
+}
+
+#[test]
+fn collecting_waits_for_no_live_pod_where_no_plugin_collects() {
+    alone(|| {
+        let machine = Machine::new(Path::new(DEBIAN));
+        let slow = r#"[ $CNI_COMMAND = ADD ] && sleep 2; echo '{"ips": [{"version": "4", "address": "10.0.0.5/24"}]}'"#;
+        machine.script("slow", slow);
+        machine.configure("05.conf", &json!({"cniVersion": "0.4.0", "name": "n", "type": "slow"}));
+        let network = machine.network();
+        std::thread::scope(|scope| {
+            let attached = scope.spawn(|| machine.attach(&network, "a1").unwrap());
+            while machine.records().is_empty() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let begin = Instant::now();
+            network.gc(&|id| id == "a1").unwrap();
+            assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+            attached.join().unwrap();
+        });
+        machine.detach(&network, "a1", None).unwrap();
+        machine.done();
+    });
 }
 
 /// A plugin at the end of a chain that fails as the file `fail` beside its log says.
@@ -595,7 +651,7 @@ fn after_a_crash_a_plugin_that_hangs_is_killed() {
         let options = NetworkOptions { plugin_timeout: Duration::from_millis(100), ..machine.options() };
         let network = Network::open(options).unwrap();
         let begin = Instant::now();
-        network.gc(&BTreeSet::new()).unwrap();
+        network.gc(&|_| false).unwrap();
         assert!(begin.elapsed() < Duration::from_secs(10));
         assert_eq!(machine.log(), "ADD begins\nDEL\n");
         assert!(machine.records().is_empty());

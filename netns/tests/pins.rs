@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Scratch, apart, inode};
+use common::{Scratch, apart, destroy, inode};
 use crisp_netns::pin::{Error, layout};
 use crisp_netns::{IdMapping, Pins, PodNamespaces, UserMapping, enter};
 use rustix::mount::UnmountFlags;
@@ -114,7 +114,7 @@ fn a_pod_has_namespaces_of_its_own_set_up_and_pinned() {
         | rustix::fs::StatVfsMountFlags::NODEV
         | rustix::fs::StatVfsMountFlags::NOEXEC;
     assert!(table.f_flag.contains(flags), "{:?}", table.f_flag);
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn the_host_sees_three_mounts_and_one_more_for_each_pod() {
     assert_eq!(scratch.mounts().len(), 5);
     let table = inside(&scratch, || fs::read_dir("/").unwrap().count());
     assert_eq!(table, 1, "only /pods: nothing of the host is kept busy");
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn making_a_pod_again_changes_nothing_and_a_later_server_finds_it() {
     assert_eq!(inode(scratch.state().join("ns/mnt")), private);
     assert!(pins.exists("a1", &all()));
     assert_eq!(pins.list().unwrap().into_iter().collect::<Vec<_>>(), ["a1"]);
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_removed_pod_leaves_nothing_and_can_be_removed_again() {
     assert!(pins.list().unwrap().is_empty());
     assert_eq!(scratch.mounts().len(), 3);
     assert_eq!(inside(&scratch, || fs::read_dir("/pods").unwrap().count()), 0);
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
     assert!(!scratch.state().join("ns").exists());
 }
 
@@ -182,7 +182,7 @@ fn a_pod_is_removed_while_somebody_uses_its_namespaces_and_when_its_pin_is_gone(
     assert!(!pins.exists("a2", &all()));
     pins.remove("a2").unwrap();
     assert!(pins.list().unwrap().is_empty());
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn what_a_crash_cut_short_is_made_anew() {
         pins.create("a1", &mapped()).unwrap();
         assert!(pins.exists("a1", &mapped()), "{gone}");
     }
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn files_that_a_reboot_left_are_no_pins() {
     assert_eq!(pins.list().unwrap().into_iter().collect::<Vec<_>>(), ["a1"], "its leftover is attributed");
     pins.create("a1", &all()).unwrap();
     assert!(pins.exists("a1", &all()));
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
 }
 
 #[test]
@@ -238,7 +238,22 @@ fn a_first_start_that_was_killed_is_finished() {
     let pins = scratch.pins();
     pins.create("a1", &all()).unwrap();
     assert_eq!(scratch.mounts().iter().filter(|mount| **mount == dir).count(), 1);
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
+}
+
+#[test]
+fn a_private_namespace_that_cannot_be_entered_is_an_error_and_stays() {
+    let scratch = Scratch::new();
+    scratch.pins().create("a1", &all()).unwrap();
+    let mnt = scratch.state().join("ns/mnt");
+    // In its place stands something that setns refuses, as it refuses anything when there is no memory or no descriptor.
+    rustix::mount::mount_bind("/proc/self/ns/uts", &mnt).unwrap();
+    let refused = Pins::open_in(&scratch.state(), &scratch.name, &scratch.netns_dir()).unwrap_err();
+    assert!(matches!(refused, Error::Path { ref path, .. } if *path == mnt), "{refused}");
+    rustix::mount::unmount(&mnt, UnmountFlags::DETACH).unwrap();
+    let pins = scratch.pins();
+    assert!(pins.exists("a1", &all()));
+    destroy(&scratch.state(), pins);
 }
 
 #[test]
@@ -251,8 +266,8 @@ fn namespaces_of_another_instance_are_not_listed() {
     others.create("b1", &PodNamespaces { net: true, ..PodNamespaces::default() }).unwrap();
     assert!(pins.list().unwrap().is_empty());
     assert_eq!(others.list().unwrap().len(), 1);
-    others.destroy().unwrap();
-    pins.destroy().unwrap();
+    destroy(&state, others);
+    destroy(&scratch.state(), pins);
 }
 
 #[test]
@@ -281,7 +296,7 @@ fn pods_and_ip_netns_share_a_directory() {
         assert!(!pins.net_path("a1").exists() && !pins.net_path("a2").exists());
         ip(&["netns", "exec", "other", "true"]);
         ip(&["netns", "del", "other"]);
-        pins.destroy().unwrap();
+        destroy(Path::new("/run/state"), pins);
     });
 }
 
@@ -293,7 +308,7 @@ fn a_pod_on_the_host_has_nothing_pinned() {
     assert!(pins.exists("a1", &PodNamespaces::default()));
     assert!(pins.list().unwrap().is_empty());
     assert!(!scratch.netns_dir().exists(), "the netns directory is made when it is needed");
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
 }
 
 #[test]
@@ -324,7 +339,31 @@ fn a_user_namespace_owns_the_others() {
     assert_eq!(ipc, ("1".to_owned(), "33".to_owned()));
     let shm = inside(&scratch, || fs::metadata("/pods/a1/shm").unwrap());
     assert_eq!((shm.uid(), shm.gid()), (1_000_000, 1_000_000));
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
+}
+
+#[test]
+fn pods_with_user_namespaces_are_made_in_parallel() {
+    let scratch = Scratch::new();
+    let pins = std::sync::Arc::new(scratch.pins());
+    let (done, all_done) = std::sync::mpsc::channel();
+    for worker in 0..16 {
+        let (pins, done) = (pins.clone(), done.clone());
+        // Not scoped: makers that wait for each other would hang the test instead of failing it.
+        std::thread::spawn(move || {
+            for round in 0..8 {
+                pins.create(&format!("p{worker}x{round}"), &mapped()).unwrap();
+            }
+            done.send(()).unwrap();
+        });
+    }
+    for _ in 0..16 {
+        all_done.recv_timeout(Duration::from_secs(60)).expect("each child waits for the end of another");
+    }
+    assert_eq!(pins.list().unwrap().len(), 16 * 8);
+    for id in pins.list().unwrap() {
+        pins.remove(&id).unwrap();
+    }
 }
 
 #[test]
@@ -360,7 +399,7 @@ fn what_cannot_be_made_says_why_and_leaves_nothing() {
     }
     assert!(pins.list().unwrap().is_empty());
     assert!(scratch.mounts().len() <= 3, "{:?}", scratch.mounts());
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
 }
 
 #[test]
@@ -377,7 +416,7 @@ fn parameters_of_an_interface_are_set_once_it_is_there() {
     enter::netns(&net, || run(&["link", "add", "eth0", "type", "veth", "peer", "name", "eth1"])).unwrap();
     pins.set_interface_sysctls("a1", &pod).unwrap();
     assert_eq!(enter::netns(&net, || sysctl("net.ipv4.conf.eth0.arp_ignore")).unwrap(), "2");
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
 }
 
 /// Not a test by itself: the server that `whatever_a_killed_server_left_…` kills.
@@ -420,7 +459,7 @@ fn whatever_a_killed_server_left_the_next_one_finishes() {
         assert_eq!(scratch.mounts().len(), 3, "round {round}: {:?}", scratch.mounts());
         if round % 10 == 9 {
             // The first start is cut short again, too.
-            pins.destroy().unwrap();
+            destroy(&scratch.state(), pins);
         }
     }
 }
@@ -450,5 +489,5 @@ fn making_a_pod_is_cheap() {
         println!("{name}: create {create:?}, remove {remove:?} (median of 50)");
         assert!(create < Duration::from_millis(20) && remove < Duration::from_millis(20));
     }
-    pins.destroy().unwrap();
+    destroy(&scratch.state(), pins);
 }

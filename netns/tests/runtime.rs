@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Scratch, apart, cache, inode};
+use common::{Scratch, apart, cache, destroy, inode};
 use crisp_netns::pin::layout;
 use crisp_netns::{IdMapping, PodNamespaces, UserMapping};
 use rustix::fs::CWD;
@@ -164,7 +164,7 @@ fn share(user: Option<UserMapping>) {
         assert_eq!(lines[3..], ["hello", "0:1777"], "the pod's /dev/shm is shared, and its root's");
         assert_eq!(scratch.mounts(), before, "nothing of a container is left on the host");
         assert!(pins.exists("p1", &pod), "the pod's own pins are untouched");
-        pins.destroy().unwrap();
+        destroy(&scratch.state(), pins);
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crisp_monitor::exit_record::ExitRecord;
 use crisp_monitor::protocol::{Frames, Message, Phase, Request, State, VERSION, decode_message, encode_request};
@@ -21,6 +22,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::container::Status;
 use crate::error::{Error, Result};
 use crate::model::Process;
+
+/// How often a monitor that lives, and cannot be connected to, is tried again: the server ran out of descriptors, say.
+const RETRY: Duration = Duration::from_millis(500);
 
 type Question = (Request, oneshot::Sender<Option<String>>);
 
@@ -64,17 +68,21 @@ pub enum Birth {
 
 /// Follows the monitor in `dir` until it ends, writing what it says into `status`. `child` is reaped at the end.
 ///
-/// `birth` learns how creation went, or is dropped when the monitor ended before it said so.
+/// `birth` learns how creation went, or is dropped when the monitor ended before it said so. A new monitor that cannot be
+/// connected to is ended, for nobody would ever hear of its container; one of an earlier server is tried again while it lives.
 pub async fn follow(
     dir: &Path,
-    child: Option<Child>,
+    mut child: Option<Child>,
     mut questions: Questions,
     status: watch::Sender<Status>,
     birth: Option<oneshot::Sender<Birth>>,
 ) {
-    let end = match connect(dir) {
+    let end = match reach(dir, child.as_mut()).await {
         Ok(socket) => talk(socket, &mut questions.0, &status, birth).await,
-        Err(error) => Err(error),
+        Err(error) => {
+            drop(birth);
+            Err(error)
+        }
     };
     if let Err(error) = end {
         tracing::debug!(dir = %dir.display(), %error, "connection to the monitor ended");
@@ -98,6 +106,27 @@ pub async fn follow(
         }
         status.over = true;
     });
+}
+
+/// A connection, or the error with which no monitor lives any more.
+async fn reach(dir: &Path, child: Option<&mut Child>) -> std::io::Result<UnixStream> {
+    if let Some(child) = child {
+        return connect(dir).inspect_err(|error| {
+            tracing::warn!(dir = %dir.display(), %error, "ending a monitor that cannot be connected to");
+            if let Err(error) = child.kill() {
+                tracing::warn!(dir = %dir.display(), %error, "the monitor could not be ended");
+            }
+        });
+    }
+    loop {
+        match connect(dir) {
+            Err(error) if spawn::is_locked(dir).unwrap_or(true) => {
+                tracing::debug!(dir = %dir.display(), %error, "a monitor that lives cannot be connected to yet");
+                tokio::time::sleep(RETRY).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 fn connect(dir: &Path) -> std::io::Result<UnixStream> {
@@ -186,5 +215,44 @@ fn heard(state: State, status: &watch::Sender<Status>, birth: &mut Option<onesho
         && let Some(birth) = birth.take()
     {
         let _ = birth.send(news);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_new_monitor_that_cannot_be_connected_to_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let (_link, questions) = Link::new();
+        let (status, seen) = watch::channel(Status::default());
+        let (tell, told) = oneshot::channel();
+        let followed = follow(dir.path(), Some(child), questions, status, Some(tell));
+        tokio::time::timeout(PATIENCE, followed).await.unwrap();
+        assert!(told.await.is_err() && seen.borrow().lost && seen.borrow().over);
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_lives_is_tried_until_it_can_be_connected_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = std::fs::File::create(dir.path().join("lock")).unwrap();
+        lock.try_lock().unwrap();
+        let (_link, questions) = Link::new();
+        let (status, mut seen) = watch::channel(Status::default());
+        let path = dir.path().to_owned();
+        let followed = tokio::spawn(async move { follow(&path, None, questions, status, None).await });
+        tokio::time::sleep(RETRY / 2).await;
+        assert!(!seen.borrow_and_update().over);
+        let listener = tokio::net::UnixListener::bind(dir.path().join("monitor.sock")).unwrap();
+        let (socket, _) = tokio::time::timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+        drop((socket, listener, lock));
+        tokio::time::timeout(PATIENCE, followed).await.unwrap().unwrap();
+        assert!(seen.borrow().over);
     }
 }

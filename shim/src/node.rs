@@ -54,8 +54,6 @@ pub struct Node {
     pub host: HostFacts,
     pub store: Store,
     pub network: Network,
-    /// Held shared while a pod is attached, exclusively while the networks of pods that are no more are collected.
-    pub attaching: std::sync::RwLock<()>,
     pub pins: Pins,
     pub runtimes: Runtimes,
     pub registry: Registry,
@@ -148,7 +146,6 @@ impl Node {
             flusher: Flusher::start(disk.clone()).map_err(Error::io("start a thread for", &place.root))?,
             disk,
             network,
-            attaching: std::sync::RwLock::new(()),
             pins,
             monitor,
             monitor_path,

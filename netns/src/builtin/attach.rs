@@ -1,5 +1,6 @@
 //! Attaching a pod, from its namespace to its host ports.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use super::link::{self, Pair};
 use super::netlink::Socket;
-use super::ports::{Listener, listeners};
+use super::ports::{Host, Listener, listeners};
 use super::records::Record;
 use super::rules::{self, Entry};
 use super::state::{Phase, Shared, State};
@@ -163,10 +164,16 @@ impl Shared {
             }
         }
         self.transact(&document)?;
-        let mut kernel = Socket::netfilter()?;
         for listener in listeners.iter().filter(|listener| listener.protocol == Protocol::Udp) {
-            if let Err(error) = netfilter::end_flows_to_port(&mut kernel, listener.host.is_ipv4(), listener.port) {
-                say_flows(&error);
+            let hosts = match listener.host {
+                Host::At(ip) => BTreeSet::from([ip]),
+                Host::Any4 | Host::Any6 => link::addresses(&mut Socket::route()?, listener.host.is_ipv4())?,
+            };
+            let mut kernel = Socket::netfilter()?;
+            for host in hosts {
+                if let Err(error) = netfilter::end_flows_to_port(&mut kernel, host, listener.port) {
+                    say_flows(&error);
+                }
             }
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use super::netlink::Socket;
 use super::rules::{Entry, Layout};
 use super::state::{Phase, Shared, State};
 use super::subnets::{self, Wish};
-use super::{Error, host, link, netfilter, program, route, rules};
+use super::{Error, host, netfilter, program, route, rules};
 use crate::{Status, Subnet};
 
 const NO_NFT: &str = "there is no program nft (install the package nftables)";
@@ -29,6 +29,8 @@ pub(super) struct Base {
     /// Why there is no table.
     table_missing: Option<String>,
     forward: Forward,
+    /// Whether there may be rules of ours in others' chains.
+    touched: bool,
     /// Whether the table closes for what others' chains dropped; `None`: not known yet.
     closed: Option<bool>,
     /// The ruleset's generation when it was last looked at.
@@ -62,11 +64,12 @@ impl Shared {
             state.base = Some(self.lay(state)?);
         }
         let nft = program::find("nft");
-        // A table that is there may be an earlier server's, of another version: it is made anew, in one transaction.
-        let mut closed = state.base.as_ref().and_then(|base| base.closed);
+        // Ours closes before theirs are opened. A table that is there may be an earlier server's, of another version: it is
+        // made anew, in one transaction.
+        let dropping = forward::find(nft.as_deref(), &self.names);
+        let closed = Some(!dropping.is_empty());
         let mut lacking = None;
-        if !there || closed.is_none() {
-            closed = Some(closed.unwrap_or(false));
+        if !there || state.base.as_ref().is_none_or(|base| base.closed != closed) {
             lacking = self.make_table(state, nft.as_deref(), closed == Some(true)).err();
             tracing::debug!(
                 table = self.names.table,
@@ -76,19 +79,16 @@ impl Shared {
                 "made the pod network's table"
             );
         }
-        let found = forward::open(nft.as_deref(), &self.names);
-        let opened = Some(!found.opened.is_empty());
-        if lacking.is_none() && opened != closed {
-            closed = opened;
-            lacking = self.make_table(state, nft.as_deref(), closed == Some(true)).err();
-        }
+        let found = if lacking.is_none() { dropping.open(nft.as_deref(), &self.names) } else { dropping.leave() };
         for problem in &found.problems {
             tracing::warn!("pods may not reach outside: {problem}");
         }
         if let Some(base) = &mut state.base {
             base.forward = found;
-            base.closed = closed;
+            base.touched |= closed == Some(true);
+            base.closed = closed.filter(|_| lacking.is_none());
             base.table_missing = lacking;
+            let _still = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
             self.transactions.store(0, Relaxed);
             base.generation = self::generation();
         }
@@ -101,18 +101,11 @@ impl Shared {
         let mut kernel = Socket::route()?;
         let mut routes = route::list(&mut kernel, true)?;
         let routes6 = if ipv6_missing.is_none() { route::list(&mut kernel, false)? } else { Vec::new() };
-        let learned = || {
-            let defaults =
-                routes6.iter().filter(|route| route.subnet.prefix() == 0 && host::is_learned(route.protocol));
-            let devices = defaults.filter_map(|route| route.device).collect::<std::collections::BTreeSet<_>>();
-            let mut kernel = Socket::route()?;
-            Ok(devices.into_iter().filter_map(|index| link::name_of(&mut kernel, index)).collect())
-        };
         host::forward_ipv4()?;
         // A range that is configured for IPv6 is meant to be used; without one IPv6 is taken where it is to be had.
         let asked = self.subnets.iter().any(|subnet| subnet.address().is_ipv6());
         if ipv6_missing.is_none() && (asked || self.subnets.is_empty()) {
-            match host::forward_ipv6(learned) {
+            match host::forward_ipv6(&self.names.prefix) {
                 Err(error) if !asked => ipv6_missing = Some(error.to_string()),
                 forwards => forwards?,
             }
@@ -143,6 +136,7 @@ impl Shared {
             ipv6_missing,
             table_missing: None,
             forward: Forward::default(),
+            touched: false,
             closed: None,
             generation: None,
         })
@@ -164,6 +158,7 @@ impl Shared {
     /// Changes a pod's elements in the table.
     pub(super) fn transact(&self, document: &str) -> Result<(), Error> {
         let nft = program::find("nft").ok_or_else(|| Error::NoHostPorts(NO_NFT.to_owned()))?;
+        let _alone = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
         program::run(&nft, &["-f", "-"], document)?;
         self.transactions.fetch_add(1, Relaxed);
         Ok(())
@@ -196,7 +191,7 @@ impl Shared {
     pub(super) fn raze(&self, state: &mut State) -> Result<(), Error> {
         let base = state.base.take();
         let nft = program::find("nft");
-        if base.as_ref().is_none_or(|base| !base.forward.opened.is_empty()) {
+        if base.as_ref().is_none_or(|base| base.touched) {
             forward::close(nft.as_deref(), &self.names)?;
         }
         let mut kernel = Socket::route()?;

@@ -1,6 +1,5 @@
 //! Taking a pod off: at once what reaches it, later what takes time.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -96,7 +95,7 @@ impl Shared {
         pods.iter().try_for_each(|(record, _)| self.records.remove(&record.id))
     }
 
-    pub(super) fn gc(this: &Arc<Self>, live: &BTreeSet<String>) -> Result<(), Error> {
+    pub(super) fn gc(this: &Arc<Self>, lives: &dyn Fn(&str) -> bool) -> Result<(), Error> {
         let mut first = Ok(());
         let mut note = |result: Result<(), Error>| match (&first, result) {
             (Ok(()), result) => first = result,
@@ -104,7 +103,7 @@ impl Shared {
             _ => {}
         };
         let recorded: Vec<String> = this.lock().pods.keys().cloned().collect();
-        for id in recorded.iter().filter(|id| !live.contains(*id)) {
+        for id in recorded.iter().filter(|id| !lives(id)) {
             note(Self::detach(this, id));
         }
         let mut kernel = Socket::route()?;

@@ -1,8 +1,8 @@
 //! Forward chains of other owners that drop what they do not know: Docker's and firewalls' of iptables or nftables.
 //!
 //! An accept in our own table does not help there, since every base chain of a hook has its say. So two rules go to the top
-//! of each such chain: accept what comes from a pod's interface, and what goes to one. Our own forward chain then closes for
-//! what they had dropped (see [`super::rules`]). In nftables, and so in iptables-nft, the rules carry a comment by which they
+//! of each such chain: accept what comes from a pod's interface, and what goes to one. Before that our own forward chain closes
+//! for what they drop (see [`super::rules`]), so that pods are not open to everybody meanwhile. In nftables, and so in iptables-nft, the rules carry a comment by which they
 //! are found again; in iptables-legacy they are found by their whole text.
 
 use std::path::{Path, PathBuf};
@@ -32,11 +32,41 @@ struct Chain {
     ours: Vec<u64>,
 }
 
-/// Opens every chain that drops, where it is not open already.
-pub(super) fn open(nft: Option<&Path>, names: &Names) -> Forward {
-    let mut forward = Forward::default();
+/// Chains that drop what they do not know.
+#[derive(Debug, Default)]
+pub(super) struct Dropping {
+    chains: Vec<Chain>,
+    legacy: Vec<(&'static str, PathBuf)>,
+    problems: Vec<String>,
+}
+
+/// Finds them. Nothing is changed yet: our own chain is to close before theirs are opened.
+pub(super) fn find(nft: Option<&Path>, names: &Names) -> Dropping {
+    let mut found = Dropping::default();
     if let Some(nft) = nft {
-        for chain in chains(nft, names, &mut forward.problems).iter().filter(|chain| chain.drops) {
+        found.chains = chains(nft, names, &mut found.problems);
+        found.chains.retain(|chain| chain.drops);
+    }
+    for (words, program) in legacies() {
+        match program.and_then(|program| Ok((drops_legacy(&program)?, program))) {
+            Ok((true, program)) => found.legacy.push((words, program)),
+            Ok((false, _)) => {}
+            Err(error) => found.problems.push(format!("{words} FORWARD may drop forwarded packets: {error}")),
+        }
+    }
+    found
+}
+
+impl Dropping {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.legacy.is_empty()
+    }
+
+    /// Opens each, where it is not open already.
+    pub(super) fn open(self, nft: Option<&Path>, names: &Names) -> Forward {
+        let mut forward = Forward { opened: Vec::new(), problems: self.problems };
+        for (nft, chain) in self.chains.iter().filter_map(|chain| Some((nft?, chain))) {
             let shown = format!("{} {} {}", chain.family, chain.table, chain.name);
             let done = if chain.ours.len() == 2 { Ok(()) } else { insert(nft, names, chain) };
             match done {
@@ -44,15 +74,23 @@ pub(super) fn open(nft: Option<&Path>, names: &Names) -> Forward {
                 Err(error) => forward.problems.push(format!("chain {shown} drops forwarded packets: {error}")),
             }
         }
-    }
-    for (words, legacy) in legacies() {
-        match legacy.and_then(|program| open_legacy(&program, names)) {
-            Ok(false) => {}
-            Ok(true) => forward.opened.push(format!("{words} FORWARD")),
-            Err(error) => forward.problems.push(format!("{words} FORWARD may drop forwarded packets: {error}")),
+        for (words, program) in self.legacy {
+            match open_legacy(&program, names) {
+                Ok(()) => forward.opened.push(format!("{words} FORWARD")),
+                Err(error) => forward.problems.push(format!("{words} FORWARD drops forwarded packets: {error}")),
+            }
         }
+        forward
     }
-    forward
+
+    /// Leaves them as they are, for want of our own table.
+    pub(super) fn leave(self) -> Forward {
+        let mut problems = self.problems;
+        let chains = self.chains.iter().map(|chain| format!("{} {} {}", chain.family, chain.table, chain.name));
+        let legacy = self.legacy.iter().map(|(words, _)| format!("{words} FORWARD"));
+        problems.extend(chains.chain(legacy).map(|chain| format!("chain {chain} drops forwarded packets")));
+        Forward { opened: Vec::new(), problems }
+    }
 }
 
 /// Takes our rules out of all chains.
@@ -117,14 +155,18 @@ fn chains(nft: &Path, names: &Names, problems: &mut Vec<String>) -> Vec<Chain> {
     found
 }
 
-/// Whether a rule has no condition and ends in a drop or a reject.
+/// Whether a rule has no condition and ends in a drop or a reject. What iptables-nft has no native words for, nft before
+/// 1.0.8 shows as `xt` with the extension's name.
 fn drops_all(rule: &Value) -> bool {
     let Some(statements) = rule["expr"].as_array() else { return false };
-    let is = |statement: &Value, keys: &[&str]| {
-        statement.as_object().is_some_and(|object| object.keys().all(|key| keys.contains(&key.as_str())))
+    let is = |statement: &Value, keys: &[&str], extension: &[&str]| {
+        let named = |object: &serde_json::Map<String, Value>| object.keys().all(|key| keys.contains(&key.as_str()));
+        let extended = statement["xt"]["name"].as_str().is_some_and(|name| extension.contains(&name));
+        extended || statement.as_object().is_some_and(named)
     };
     let Some((last, rest)) = statements.split_last() else { return false };
-    is(last, &["drop", "reject"]) && rest.iter().all(|statement| is(statement, &["counter", "log"]))
+    is(last, &["drop", "reject"], &["REJECT"])
+        && rest.iter().all(|statement| is(statement, &["counter", "log"], &["comment", "LOG", "NFLOG"]))
 }
 
 fn insert(nft: &Path, names: &Names, chain: &Chain) -> Result<(), super::Error> {
@@ -170,23 +212,23 @@ fn legacies() -> Vec<(&'static str, Result<PathBuf, String>)> {
     tables.into_iter().filter(|(.., file)| used(file)).map(|(name, plain, _)| (name, find(name, plain))).collect()
 }
 
-/// Whether there are rules of ours now, because the chain drops.
-fn open_legacy(program: &Path, names: &Names) -> Result<bool, String> {
+fn drops_legacy(program: &Path) -> Result<bool, String> {
     let listing = program::run(program, &["-w", "5", "-S", "FORWARD"], "").map_err(|error| error.to_string())?;
     let listing = String::from_utf8_lossy(&listing);
     let drops = |line: &str| {
         matches!(line, "-P FORWARD DROP" | "-A FORWARD -j DROP") || line.starts_with("-A FORWARD -j REJECT")
     };
-    if !listing.lines().next().is_some_and(drops) && !listing.lines().last().is_some_and(drops) {
-        return Ok(false);
-    }
+    Ok(listing.lines().next().is_some_and(drops) || listing.lines().last().is_some_and(drops))
+}
+
+fn open_legacy(program: &Path, names: &Names) -> Result<(), super::Error> {
     for rule in legacy_rules(names) {
         if legacy(program, "-C", &rule).is_err() {
-            legacy(program, "-I", &rule).map_err(|error| error.to_string())?;
+            legacy(program, "-I", &rule)?;
             tracing::info!("opened {} FORWARD for pods: it drops what it does not know", program.display());
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 fn legacy_rules(names: &Names) -> [[String; 8]; 2] {
@@ -217,6 +259,10 @@ mod tests {
             ),
             (json!([{"match": {"op": "in"}}, {"drop": null}]), false),
             (json!([{"accept": null}]), false),
+            (json!([{"counter": null}, {"xt": {"type": "target", "name": "REJECT"}}]), true),
+            (json!([{"xt": {"type": "match", "name": "comment"}}, {"xt": {"type": "target", "name": "REJECT"}}]), true),
+            (json!([{"xt": {"type": "match", "name": "policy"}}, {"xt": {"type": "target", "name": "REJECT"}}]), false),
+            (json!([{"xt": {"type": "target", "name": "TCPMSS"}}]), false),
             (json!([]), false),
         ] {
             assert_eq!(drops_all(&json!({"expr": expr})), drops, "{expr}");

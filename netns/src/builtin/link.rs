@@ -10,13 +10,15 @@
 //! change its hardware address. Nothing waits for duplicate address detection: both ends of a pair are known.
 //! The host end makes no other address, so nothing on the host starts listening on it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
-use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute,
     LinkInfo, LinkMessage, State,
@@ -25,6 +27,7 @@ use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::Error;
+use super::host::distrust;
 use super::netlink::Socket;
 use super::route::{pod_route, route_to, route4, route6};
 
@@ -93,6 +96,7 @@ pub(super) fn create(host: &mut Socket, pod: &mut Socket, netns: BorrowedFd<'_>,
     pod.batch(inside)?;
 
     let ipv6 = pair.ips.iter().any(IpAddr::is_ipv6);
+    distrust(pair.name, ipv6)?;
     let mut outside = vec![(Message::SetLink(settings(host_index, pair, ipv6)), 0, "setting up the host's end")];
     let address = AddressMessageBuilder::<Ipv4Addr>::new().index(host_index).address(GATEWAY4, 32);
     let mut address = address.build();
@@ -196,18 +200,35 @@ pub(super) fn exists(socket: &mut Socket, name: &str) -> bool {
     index(socket, name).is_ok()
 }
 
-/// The name of an interface; `None`: it is gone.
-pub(super) fn name_of(socket: &mut Socket, index: u32) -> Option<String> {
-    let query = LinkMessageBuilder::<LinkUnspec>::new().index(index).build();
-    name(socket.get(Message::GetLink(query)).ok()?)
-}
-
 fn name(message: Message) -> Option<String> {
     let Message::NewLink(link) = message else { return None };
     link.attributes.into_iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name),
         _ => None,
     })
+}
+
+/// The host's own addresses of one family.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn addresses(host: &mut Socket, ipv4: bool) -> Result<BTreeSet<IpAddr>, Error> {
+    let mut query = AddressMessage::default();
+    query.header.family = if ipv4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let all = host.dump(Message::GetAddress(query)).map_err(Error::netlink("listing addresses"))?;
+    let own = |message: &Message| {
+        let Message::NewAddress(message) = message else { return None };
+        // `Local` where it differs from the peer's, which is `Address` then.
+        let find = |local: bool| {
+            message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(ip) if local => Some(*ip),
+                AddressAttribute::Address(ip) if !local => Some(*ip),
+                _ => None,
+            })
+        };
+        find(true).or_else(|| find(false))
+    };
+    Ok(all.iter().filter_map(own).collect())
 }
 
 /// Names of the host ends of veth pairs that start with the prefix.

@@ -39,7 +39,6 @@ mod subnets;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -227,8 +226,8 @@ impl Builtin {
     ///
     /// # Errors
     /// What could not be removed.
-    pub fn detach(&self, pod: &Pod<'_>, _attachment: Option<&Attachment>) -> Result<(), Error> {
-        state::Shared::detach(&self.shared, pod.id)
+    pub fn detach(&self, id: &str) -> Result<(), Error> {
+        state::Shared::detach(&self.shared, id)
     }
 
     /// Verifies an attached pod.
@@ -248,12 +247,12 @@ impl Builtin {
         self.shared.status()
     }
 
-    /// Removes what belongs to pods that are not in `live`.
+    /// Removes what belongs to pods that `lives` does not know. Pods may be attached meanwhile.
     ///
     /// # Errors
     /// What could not be removed; the rest was.
-    pub fn gc(&self, live: &BTreeSet<String>) -> Result<(), Error> {
-        state::Shared::gc(&self.shared, live)
+    pub fn gc(&self, lives: &dyn Fn(&str) -> bool) -> Result<(), Error> {
+        state::Shared::gc(&self.shared, lives)
     }
 
     /// Waits until the interfaces of detached pods are gone, and with the last pod the table and all else of the instance.

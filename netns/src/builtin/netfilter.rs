@@ -22,7 +22,9 @@ const TUPLE_REPLY: u16 = 2;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
 const IP_V4_SOURCE: u16 = 1;
+const IP_V4_DESTINATION: u16 = 2;
 const IP_V6_SOURCE: u16 = 3;
+const IP_V6_DESTINATION: u16 = 4;
 const PROTOCOL_NUMBER: u16 = 1;
 const PROTOCOL_DESTINATION_PORT: u16 = 3;
 const FILTER: u16 = 25;
@@ -30,6 +32,7 @@ const FILTER_ORIGINAL_FLAGS: u16 = 1;
 const FILTER_REPLY_FLAGS: u16 = 2;
 // Bits of CTA_FILTER_*_FLAGS, net/netfilter/nf_conntrack_netlink.c.
 const BY_SOURCE: u32 = 1 << 0;
+const BY_DESTINATION: u32 = 1 << 1;
 const BY_PROTOCOL: u32 = 1 << 3;
 const BY_DESTINATION_PORT: u32 = 1 << 5;
 
@@ -61,27 +64,34 @@ pub(super) fn generation(socket: &mut Socket) -> io::Result<u32> {
     generation.ok_or_else(|| io::Error::other("the kernel did not name its ruleset's generation"))
 }
 
-/// Ends UDP flows to a host port: of clients that spoke to it before the pod came, which else would stay untranslated as
-/// long as they go on.
-pub(super) fn end_flows_to_port(socket: &mut Socket, ipv4: bool, port: u16) -> io::Result<()> {
+/// Ends UDP flows to a host port at one of the host's addresses: of clients that spoke to it before the pod came, which else
+/// would stay untranslated as long as they go on. Flows to that port elsewhere are others'.
+pub(super) fn end_flows_to_port(socket: &mut Socket, host: IpAddr, port: u16) -> io::Result<()> {
+    let mut tuple = address(host, IP_V4_DESTINATION, IP_V6_DESTINATION);
     let mut protocol = Vec::new();
     attribute(&mut protocol, PROTOCOL_NUMBER, &[17]);
     attribute(&mut protocol, PROTOCOL_DESTINATION_PORT, &port.to_be_bytes());
-    let mut tuple = Vec::new();
     attribute(&mut tuple, TUPLE_PROTOCOL | NESTED, &protocol);
-    delete_flows(socket, ipv4, TUPLE_ORIGINAL, &tuple, [BY_PROTOCOL | BY_DESTINATION_PORT, 0])
+    let by = BY_DESTINATION | BY_PROTOCOL | BY_DESTINATION_PORT;
+    delete_flows(socket, host.is_ipv4(), TUPLE_ORIGINAL, &tuple, [by, 0])
 }
 
 /// Ends the flows that answer from the address: of clients of a pod that went.
 pub(super) fn end_flows_from(socket: &mut Socket, pod: IpAddr) -> io::Result<()> {
+    let tuple = address(pod, IP_V4_SOURCE, IP_V6_SOURCE);
+    delete_flows(socket, pod.is_ipv4(), TUPLE_REPLY, &tuple, [0, BY_SOURCE])
+}
+
+/// A tuple's address, as attribute `v4` or `v6`.
+fn address(ip: IpAddr, v4: u16, v6: u16) -> Vec<u8> {
     let mut address = Vec::new();
-    match pod {
-        IpAddr::V4(ip) => attribute(&mut address, IP_V4_SOURCE, &ip.octets()),
-        IpAddr::V6(ip) => attribute(&mut address, IP_V6_SOURCE, &ip.octets()),
+    match ip {
+        IpAddr::V4(ip) => attribute(&mut address, v4, &ip.octets()),
+        IpAddr::V6(ip) => attribute(&mut address, v6, &ip.octets()),
     }
     let mut tuple = Vec::new();
     attribute(&mut tuple, TUPLE_IP | NESTED, &address);
-    delete_flows(socket, pod.is_ipv4(), TUPLE_REPLY, &tuple, [0, BY_SOURCE])
+    tuple
 }
 
 fn delete_flows(socket: &mut Socket, ipv4: bool, which: u16, tuple: &[u8], flags: [u32; 2]) -> io::Result<()> {

@@ -5,7 +5,7 @@
 //!   any4 any6   protocol . host port                → pod address . port     one element a host port, with
 //!   at4  at6    host address . protocol . host port → pod address . port     the pod's id as comment
 //!   self4 self6 pod address . pod address            a pod that comes back to itself through a host port
-//!   guard        raw prerouting  from pods: no loopback addresses, no foreign source addresses
+//!   guard        raw prerouting  nobody but the host speaks to loopback addresses; pods have no foreign source addresses
 //!   prerouting   dstnat          to an address of the host: hostports
 //!   output       -100            the same for the host's own clients
 //!   postrouting  srcnat          loopback clients and returning pods get the host's address; pods to outside: masquerade
@@ -15,7 +15,8 @@
 //! Rules never change with pods; attaching and detaching only add and delete elements, whatever the number of pods.
 //! Loopback clients of IPv4 need `route_localnet` on the pod's interface: without the guard that would let the pod reach
 //! services on the host's 127.0.0.1 (CVE-2020-8558), so the guard goes in first, and stands before conntrack, where
-//! answers to such clients still carry the address that the pod saw. IPv6 has the same guard in the kernel (`ip6_rcv_core`).
+//! answers to such clients still carry the address that the pod saw. For neighbours on the host's own links the kernel would
+//! refuse loopback addresses only after `prerouting` has translated them. IPv6 has the same guard in the kernel (`ip6_rcv_core`).
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -58,8 +59,8 @@ table inet {table} {{
   set self6 {{ type ipv6_addr . ipv6_addr; }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
+    iifname != "lo" ip daddr 127.0.0.0/8 drop
     iifname != "{prefix}*" accept
-    ip daddr 127.0.0.0/8 drop
     ip saddr 127.0.0.0/8 drop
     ip6 saddr :: accept
     fib saddr . iif oif missing drop

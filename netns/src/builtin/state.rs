@@ -72,6 +72,8 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     /// Our own transactions since the ruleset was last looked at.
     pub(super) transactions: AtomicU32,
+    /// Held while the ruleset and that number change together.
+    pub(super) ruleset: Mutex<()>,
 }
 
 impl Shared {
@@ -93,6 +95,7 @@ impl Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
             transactions: AtomicU32::new(0),
+            ruleset: Mutex::new(()),
         })
     }
 

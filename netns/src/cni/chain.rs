@@ -34,6 +34,11 @@ impl Runner {
         Self { bin_dirs, deadline, spoken: Arc::default() }
     }
 
+    /// The same with less patience.
+    pub(crate) fn at_most(&self, deadline: Duration) -> Self {
+        Self { deadline: self.deadline.min(deadline), ..self.clone() }
+    }
+
     /// ADD, in order, each with the result of the one before. On an error some of them ran: run DEL.
     pub(crate) fn add(&self, id: &str, record: &Record, lock: &Lock) -> Result<(CniResult, Value), Error> {
         let mut last = None;

@@ -9,13 +9,14 @@
 //! ```
 //!
 //! A server kills a plugin at its deadline. One whose server died has nobody to do that: whoever waits for the lock
-//! does, as soon as the file was last written (a plugin was started) longer ago than the deadline.
+//! does, when the file was last written (a plugin was started) longer ago than the deadline, and it has itself waited that long:
+//! a clock that is set forward makes no plugin old.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -25,6 +26,8 @@ use super::error::{Error, state};
 
 /// A plugin's server gets this much longer to kill it than the plugin has to end.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often all processes are looked at for the holder.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How the lock is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,7 @@ impl Lock {
         };
         let fail = |error: io::Error| state("lock", path)(error);
         let mut pause = Duration::from_millis(1);
+        let mut look_at = Instant::now() + deadline;
         loop {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
             let file = file.map_err(fail)?;
@@ -61,8 +65,9 @@ impl Lock {
             }
             let started =
                 file.metadata().and_then(|metadata| metadata.modified()).unwrap_or_else(|_| SystemTime::now());
-            if started.elapsed().is_ok_and(|age| age > deadline + GRACE) {
+            if Instant::now() >= look_at && started.elapsed().is_ok_and(|age| age > deadline + GRACE) {
                 kill_holders(&file);
+                look_at = Instant::now() + LOOK;
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
@@ -122,7 +127,6 @@ mod tests {
     use std::io::Read;
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
-    use std::time::Instant;
 
     use super::*;
 
@@ -192,7 +196,10 @@ mod tests {
         let mut child = orphan(&path, "sleep 1000; sleep 1000");
         let old = SystemTime::now() - Duration::from_secs(10);
         File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
-        drop(Lock::take(&path, Hold::Alone, Duration::from_secs(5)).unwrap());
+        let begin = Instant::now();
+        drop(Lock::take(&path, Hold::Alone, Duration::from_millis(700)).unwrap());
+        // What the clock says is not enough.
+        assert!(begin.elapsed() >= Duration::from_millis(700), "{:?}", begin.elapsed());
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
     }
 

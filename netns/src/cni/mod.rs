@@ -27,7 +27,7 @@ mod record;
 mod result;
 mod version;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -43,12 +43,13 @@ use self::error::state;
 pub(crate) use self::error::whole;
 use self::journal::{Hold, Lock};
 use self::record::{Record, Records};
+use self::version::Version;
 use crate::{Attachment, Kind, Pod, Status, Subnet, durable, netdir};
 
 /// A STATUS round is good for so long: kubelet asks every few seconds, and each plugin is a process.
 const STATUS_AGE: Duration = Duration::from_secs(4);
-/// A plugin has at most this long to tell its status.
-const STATUS_DEADLINE: Duration = Duration::from_secs(10);
+/// A plugin has at most this long to tell its status, and to collect what no pod has: meanwhile all ADD and DEL wait.
+const NETWORK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How [`Cni`] is opened.
 #[derive(Debug, Clone)]
@@ -235,8 +236,7 @@ impl Cni {
         {
             return asked.verdict.clone();
         }
-        let mut runner = self.runner.clone();
-        runner.deadline = runner.deadline.min(STATUS_DEADLINE);
+        let runner = self.runner.at_most(NETWORK_DEADLINE);
         let version = runner.version(list);
         let round = || runner.status(list, version).map_err(|error| whole(&error));
         let verdict = round().or_else(|_| round());
@@ -246,32 +246,41 @@ impl Cni {
         verdict
     }
 
-    /// DEL for all pods that are not in `live`, then GC by plugins that know it.
-    pub(crate) fn gc(&self, live: &BTreeSet<String>) -> Result<(), Error> {
+    /// DEL for all pods that `lives` does not know, then GC by plugins that know it.
+    pub(crate) fn gc(&self, lives: &dyn Fn(&str) -> bool) -> Result<(), Error> {
         let mut errors = Vec::new();
+        // All ids first: what is attached from now on has its record, and is asked for after that.
         let mut ids = self.records.ids()?;
         for entry in std::fs::read_dir(&self.lock_dir).map_err(state("read", &self.lock_dir))?.flatten() {
             let id = entry.file_name().to_str().and_then(|name| name.strip_suffix(".lock")).map(str::to_owned);
             ids.extend(id.filter(|id| crate::pin::check_id(id).is_ok()));
         }
+        let list = match self.load() {
+            Ok(list) => Some(list),
+            Err(Error::NoConfig(_)) => None,
+            Err(error) => {
+                errors.push(error);
+                None
+            }
+        };
+        let collecting = list.map(|list| (self.runner.version(&list), list));
+        let collecting = collecting.filter(|(version, list)| !list.disable_gc && version.has_status());
         for id in ids {
-            // The lock of a live pod is taken, too: a plugin of a server that died must have ended before GC.
-            let done = if live.contains(&id) { self.lock_pod(&id).map(drop) } else { self.detach(&id, None) };
+            let done = match (lives(&id), &collecting) {
+                (false, _) => self.detach(&id, None),
+                // A plugin of a server that died must have ended before GC.
+                (true, Some(_)) => self.lock_pod(&id).map(drop),
+                (true, None) => Ok(()),
+            };
             errors.extend(done.err());
         }
-        match self.load() {
-            Ok(list) => errors.extend(self.collect(&list, live).unwrap_or_else(|error| vec![error])),
-            Err(Error::NoConfig(_)) => {}
-            Err(error) => errors.push(error),
+        if let Some((version, list)) = collecting {
+            errors.extend(self.collect(&list, version).unwrap_or_else(|error| vec![error]));
         }
         if errors.is_empty() { Ok(()) } else { Err(Error::Several(errors)) }
     }
 
-    fn collect(&self, list: &Conflist, live: &BTreeSet<String>) -> Result<Vec<Error>, Error> {
-        let version = self.runner.version(list);
-        if list.disable_gc || !version.has_status() {
-            return Ok(Vec::new());
-        }
+    fn collect(&self, list: &Conflist, version: Version) -> Result<Vec<Error>, Error> {
         let lock = self.lock_all(Hold::Alone)?;
         let mut valid = Vec::new();
         for id in self.records.ids()? {
@@ -282,8 +291,12 @@ impl Cni {
                 valid.push(json!({"containerID": id, "ifname": record.ifname}));
             }
         }
-        tracing::debug!(network = list.name, valid = valid.len(), live = live.len(), "CNI GC");
-        Ok(self.runner.gc(list, version, &valid, &lock))
+        // To a plugin, none would mean that all of the network may go: also what another runtime has there.
+        if valid.is_empty() {
+            return Ok(Vec::new());
+        }
+        tracing::debug!(network = list.name, valid = valid.len(), "CNI GC");
+        Ok(self.runner.at_most(NETWORK_DEADLINE).gc(list, version, &valid, &lock))
     }
 }
 

@@ -55,6 +55,19 @@ impl Drop for Scratch {
     }
 }
 
+/// Takes all that is pinned below a state directory away for good.
+pub(crate) fn destroy(state: &Path, pins: Pins) {
+    for id in pins.list().unwrap() {
+        pins.remove(&id).unwrap();
+    }
+    drop(pins);
+    let dir = state.join("ns");
+    for mount in [dir.join("mnt"), dir.clone()] {
+        rustix::mount::unmount(&mount, UnmountFlags::DETACH).unwrap();
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
 /// The identity of a namespace: its inode.
 pub(crate) fn inode(path: impl AsRef<Path>) -> u64 {
     std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap())

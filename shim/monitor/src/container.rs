@@ -29,10 +29,11 @@ use crate::clients::{ClientId, Clients, MAX_CLIENTS};
 use crate::console::{self, ConsoleSocket};
 use crate::create::{self, PID_FILE};
 use crate::log_file::LogFile;
+use crate::oom::Watch;
 use crate::process::{self, named_child, reap};
 use crate::runtime::{self, Job, Verb};
 use crate::streams::Streams;
-use crate::{complain, oom, stamp, sys};
+use crate::{complain, stamp, sys};
 
 /// How long output is awaited that a process outside the container still may write, once the container is deleted.
 const LINGER: Duration = Duration::from_secs(3);
@@ -82,7 +83,7 @@ fn start(dir: &Path) -> io::Result<Monitor> {
         ended: None,
         start_error: None,
         by_force: false,
-        oom_before: 0,
+        oom: Watch::default(),
         linger: None,
         tick: None,
         active: false,
@@ -110,7 +111,7 @@ struct Monitor {
     start_error: Option<String>,
     /// The runtime is asked to delete what it does not take for stopped, too.
     by_force: bool,
-    oom_before: u64,
+    oom: Watch,
     linger: Option<Instant>,
     tick: Option<Instant>,
     /// Lines came since the last tick.
@@ -138,6 +139,8 @@ impl Monitor {
         while !self.is_done() {
             self.turn();
         }
+        // The last line of a writer that did not end in time.
+        self.streams.drain(&mut self.log);
         // Whoever came meanwhile gets the last word, too.
         self.clients.accept();
         self.serve();
@@ -154,7 +157,7 @@ impl Monitor {
 
     /// Waits for something to happen, and handles it.
     fn turn(&mut self) {
-        const FIXED: usize = 5;
+        const FIXED: usize = 6;
         let mut ready = [false; FIXED + MAX_CLIENTS];
         {
             let said = self.job.as_ref().and_then(|job| job.said.pipe.as_ref());
@@ -164,6 +167,7 @@ impl Monitor {
                 self.streams.fd(0),
                 self.streams.fd(1),
                 said.map(AsFd::as_fd),
+                self.oom.fd(),
             ];
             let read = fixed.iter().enumerate().filter_map(|(slot, fd)| fd.map(|fd| (slot, fd, PollFlags::IN)));
             let clients = self.clients.sockets().enumerate().map(|(index, (fd, unread))| {
@@ -195,6 +199,9 @@ impl Monitor {
         if let (true, Some(job)) = (ready[4], &mut self.job) {
             job.said.read();
         }
+        if ready[5] {
+            self.oom.noticed();
+        }
         // Those that left make room for those that come.
         if ready[FIXED..].contains(&true) {
             self.serve();
@@ -207,7 +214,8 @@ impl Monitor {
 
     fn timeout(&self) -> Option<Duration> {
         let job = self.job.as_ref().and_then(Job::deadline);
-        let next = [job, self.linger, self.tick].into_iter().flatten().min()?;
+        let next =
+            [job, self.linger, self.tick, self.streams.deadline(), self.oom.deadline()].into_iter().flatten().min()?;
         // One more millisecond: waking a moment early would mean waking again.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -216,6 +224,7 @@ impl Monitor {
         if let Some(job) = &mut self.job {
             job.expire();
         }
+        self.oom.time_passed();
         if self.tick.is_some_and(|at| Instant::now() >= at) {
             if self.log.is_dirty() {
                 self.log.check();
@@ -235,8 +244,11 @@ impl Monitor {
             (Some(job), Phase::Creating) => self.streams.divert(slot, &mut job.said),
             _ => {
                 self.streams.pump(slot, &mut self.log);
-                self.active = true;
-                self.tick.get_or_insert_with(|| Instant::now() + TICK);
+                // A closed terminal that is looked at again is no activity.
+                if self.streams.fd(slot).is_some() || self.streams.ended() {
+                    self.active = true;
+                    self.tick.get_or_insert_with(|| Instant::now() + TICK);
+                }
             }
         }
     }
@@ -272,7 +284,8 @@ impl Monitor {
         match (job.verb, failure) {
             (Verb::Create, None) => self.created(),
             (Verb::Create, Some(text)) => self.create_failed(text),
-            (Verb::Delete, Some(_)) if !self.by_force => self.delete_by_force(),
+            // A runtime that hangs would hang by force, too.
+            (Verb::Delete, Some(_)) if !self.by_force && !job.killed => self.delete_by_force(),
             (Verb::Delete, failure) => self.deleted(failure),
             (Verb::Start | Verb::Exec, failure) => self.start_ended(failure),
         }
@@ -281,13 +294,13 @@ impl Monitor {
     fn created(&mut self) {
         let console = self.console.take().map(ConsoleSocket::take).transpose();
         let result = console.and_then(|master| {
-            master.map_or(Ok(()), |master| self.streams.add(0, "stdout", master))?;
+            master.map_or(Ok(()), |master| self.streams.add_terminal(master))?;
             named_child(&self.launch.dir.join(PID_FILE))
         });
         match result {
             Err(e) => self.create_failed(format!("runtime create: {e}")),
             Ok(process) => {
-                self.oom_before = self.launch.memory_cgroup.as_deref().map_or(0, oom::kills);
+                self.oom = self.launch.memory_cgroup.as_deref().map(Watch::new).unwrap_or_default();
                 self.state.process = Some(process);
                 self.enter(Phase::Created);
             }
@@ -366,8 +379,8 @@ impl Monitor {
     }
 
     fn resize(&self, rows: u16, cols: u16) -> io::Result<()> {
-        match self.streams.fd(0) {
-            Some(master) if self.launch.tty => console::resize(master, rows, cols),
+        match self.streams.terminal() {
+            Some(master) => console::resize(master, rows, cols),
             _ => Err(io::Error::other("the container has no terminal")),
         }
     }

@@ -60,7 +60,8 @@ pub(crate) struct Job {
     pub(crate) pid: i32,
     deadline: Instant,
     limit: Duration,
-    killed: bool,
+    /// Its time was over.
+    pub(crate) killed: bool,
     log_start: u64,
     /// The end of what it printed.
     pub(crate) said: Tail,

@@ -1,6 +1,6 @@
 //! RunPodSandbox: record → namespaces and pod files → network → record. No process is started.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crisp_netns::{Dns, Pod, PodNamespaces};
 
@@ -106,10 +106,7 @@ async fn build(
         if !namespaces.net {
             return Ok(None);
         }
-        let attached = {
-            let _attaching = worker.attaching.read().unwrap_or_else(PoisonError::into_inner);
-            with_pod(&worker, &record, |pod| worker.network.attach(pod))
-        };
+        let attached = with_pod(&worker, &record, |pod| worker.network.attach(pod));
         let attachment = attached.map_err(|source| Error::Network { id: id.to_owned(), source })?;
         worker
             .pins

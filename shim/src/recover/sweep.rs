@@ -11,7 +11,7 @@
 //! record is written before anything else.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crisp_monitor::spawn;
@@ -94,10 +94,8 @@ fn sandboxes(node: &Node) -> Result<()> {
             remove_dir(&node.paths.pod(&id))?;
         }
     }
-    // A pod's record is there before its network is.
-    let _alone = node.attaching.write().unwrap_or_else(PoisonError::into_inner);
-    let live = node.disk.list(&node.paths.sandboxes())?.into_iter().collect();
-    node.network.gc(&live).map_err(|source| Error::Network { id: "(all)".to_owned(), source })
+    // A pod's record is there before its network is, so pods may be attached meanwhile.
+    node.network.gc(&|id| is_sandbox(node, id)).map_err(|source| Error::Network { id: "(all)".to_owned(), source })
 }
 
 /// Programs of other versions. A monitor that runs holds its own; a holder that waits for its start still needs its root

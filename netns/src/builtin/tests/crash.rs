@@ -1,7 +1,5 @@
 //! Killed between any two steps: a retry, a detach or garbage collection finishes.
 
-use std::collections::BTreeSet;
-
 use super::super::link::{self, Pair};
 use super::super::netlink::Socket;
 use super::super::records::Record;
@@ -96,7 +94,7 @@ fn an_attach_that_was_killed_is_undone_by_detach_or_by_gc() {
                 if !gc {
                     server.detach(ID);
                 }
-                server.builtin().gc(&BTreeSet::new()).unwrap();
+                server.builtin().gc(&|_| false).unwrap();
                 assert_clean(&server);
             });
         }
@@ -116,7 +114,7 @@ fn a_detach_that_was_killed_is_finished_by_a_retry_or_by_gc() {
                 server.restart();
                 match gc {
                     false => server.detach(ID),
-                    true => server.builtin().gc(&BTreeSet::from(["other".to_owned()])).unwrap(),
+                    true => server.builtin().gc(&|id| id == "other").unwrap(),
                 }
                 server.builtin().settle();
                 assert_eq!(sh("ip -o link | grep -c c3-"), "1\n");
@@ -147,7 +145,7 @@ fn pods_and_ports_outlive_a_restart_and_a_flush_meanwhile() {
         assert_ne!(third_ips[0], ips[0]);
         // The range stays what it was, also where it is no longer what would be configured.
         assert_eq!(server.attach(ID, &web.path(), &mapping()).unwrap(), ips);
-        server.builtin().gc(&BTreeSet::new()).unwrap();
+        server.builtin().gc(&|_| false).unwrap();
         assert_clean(&server);
     });
 }
@@ -185,7 +183,7 @@ fn state_that_was_lost_leaves_interfaces_that_gc_and_attach_replace() {
         // The old pods' addresses are routed still: others are found.
         let ips = server.attach(ID, &namespace.path(), &[]).unwrap();
         assert!(!ips.is_empty());
-        server.builtin().gc(&BTreeSet::from([ID.to_owned()])).unwrap();
+        server.builtin().gc(&|id| id == ID).unwrap();
         assert_eq!(sh("ip -o link | grep -c c6-"), "1\n");
         server.detach(ID);
         assert_clean(&server);

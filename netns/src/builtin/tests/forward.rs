@@ -45,6 +45,19 @@ fn a_policy_of_iptables_nft() {
 }
 
 #[test]
+fn a_last_rule_of_iptables_nft_that_rejects() {
+    for rule in ["-j REJECT", "-m comment --comment 'the rest' -j REJECT --reject-with icmp-host-prohibited"] {
+        on_a_host(move || {
+            let outside = outside();
+            let rule = format!("-A FORWARD {rule}");
+            let rule6 = rule.replace("icmp-host-prohibited", "icmp6-adm-prohibited");
+            sh(&format!("iptables-nft {rule}; ip6tables-nft {rule6}"));
+            works_and_stays_closed(&server(), &outside);
+        });
+    }
+}
+
+#[test]
 fn a_policy_of_iptables_legacy() {
     on_a_host(|| {
         let outside = outside();
@@ -72,6 +85,32 @@ fn a_firewall_that_ends_in_reject_and_comes_after_the_first_pod() {
         server.builtin().settle();
         assert!(!sh("nft list table inet fw").contains("f1-"));
         assert_eq!(sh("nft list tables"), "table inet fw\n");
+    });
+}
+
+#[test]
+fn our_chain_closes_before_theirs_is_opened() {
+    on_a_host(|| {
+        let _outside = outside();
+        sh("iptables-nft -P FORWARD DROP");
+        let mut monitor = Command::new("stdbuf");
+        let mut monitor = monitor.args(["-oL", "nft", "monitor"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let server = server();
+        let _pod = server.pod("a", &[]);
+        std::thread::sleep(Duration::from_millis(300));
+        monitor.kill().unwrap();
+        let mut events = String::new();
+        monitor.stdout.take().unwrap().read_to_string(&mut events).unwrap();
+        monitor.wait().unwrap();
+        let first = |part: &str| events.lines().position(|line| line.contains(part)).expect(part);
+        assert!(first("add chain inet f1-pods forward") < first("f1-pods accepts"), "{events}");
+        // Open chains that drop no more hold no rule of ours afterwards, either.
+        sh("iptables-nft -P FORWARD ACCEPT");
+        assert!(server.builtin().status().ready);
+        server.detach("a");
+        server.builtin().settle();
+        assert!(!sh("nft list ruleset").contains("f1-"));
     });
 }
 

@@ -91,6 +91,32 @@ fn a_pod_cannot_use_the_way_back_to_loopback_clients() {
 }
 
 #[test]
+fn a_neighbour_does_not_reach_a_host_port_on_loopback() {
+    on_a_host(|| {
+        let outside = outside();
+        let server = server();
+        let ports = [port(Protocol::Tcp, "127.0.0.1", 8080, 80), port(Protocol::Tcp, "", 8081, 80)];
+        let (web, _) = server.pod("web", &ports);
+        web.serve(80, "web");
+        outside.run(|| {
+            sh("ip addr del 127.0.0.1/8 dev lo; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet;
+                ip route add 127.0.0.1 via 192.0.2.2 dev eth0 src 192.0.2.1")
+        });
+        let reached = |port| outside.run(|| ask(LOOPBACK4, port));
+        assert!(reached(8080).is_err() && reached(8081).is_err());
+        for port in [8080, 8081] {
+            assert_eq!(ask(LOOPBACK4, port).unwrap(), "web sees 10.213.1.1");
+        }
+        assert!(outside.run(|| ask(ip("192.0.2.2"), 8081)).is_ok());
+        // This test can fail: without the guard the same packets arrive.
+        sh("nft flush chain inet t1-pods guard");
+        assert_eq!(reached(8080).unwrap(), "web sees 192.0.2.1");
+        server.detach("web");
+        assert_clean(&server);
+    });
+}
+
+#[test]
 fn udp_clients_that_came_before_the_pod_and_stay_after_it_are_served() {
     on_a_host(|| {
         let outside = outside();
@@ -125,6 +151,36 @@ fn udp_clients_that_came_before_the_pod_and_stay_after_it_are_served() {
         clients.iter().for_each(|client| assert_eq!(ask(client).unwrap(), "second"));
         server.detach("second");
         sh("nft delete table inet other");
+        assert_clean(&server);
+    });
+}
+
+#[test]
+fn a_udp_host_port_leaves_flows_to_that_port_elsewhere_alone() {
+    on_a_host(|| {
+        let outside = outside();
+        let socket = outside.run(|| UdpSocket::bind("192.0.2.1:5353").unwrap());
+        std::thread::spawn(move || {
+            // Tells the port that NAT gave the client, which a new flow would get anew.
+            while let Ok((_, peer)) = socket.recv_from(&mut [0; 64]) {
+                let _ = socket.send_to(peer.port().to_string().as_bytes(), peer);
+            }
+        });
+        let server = server();
+        let (client, _) = server.pod("client", &[]);
+        let client = client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let ask = || {
+            let mut said = [0; 64];
+            client.send_to(b"?", "192.0.2.1:5353").unwrap();
+            let length = client.recv(&mut said).unwrap();
+            String::from_utf8_lossy(&said[..length]).into_owned()
+        };
+        let before = ask();
+        let _dns = server.pod("dns", &[port(Protocol::Udp, "", 5353, 53)]);
+        assert_eq!(ask(), before);
+        server.detach("client");
+        server.detach("dns");
         assert_clean(&server);
     });
 }

@@ -1,6 +1,5 @@
 //! Pods' own traffic, ranges, instances, and how long it takes.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::*;
@@ -82,20 +81,63 @@ fn without_ipv6_there_is_ipv4_and_the_status_says_so() {
         namespace.run(|| sh("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"));
         assert_eq!(server.attach("web", &namespace.path(), &[]).unwrap().len(), 1);
         assert_eq!(server.pod("other", &[]).1.len(), 2);
-        server.builtin().gc(&BTreeSet::new()).unwrap();
+        server.builtin().gc(&|_| false).unwrap();
         assert_clean(&server);
     });
 }
 
+/// Advertises the pod as a router to all on its link (RFC 4861, section 4.2).
+fn advertise(pod: &Namespace) {
+    pod.run(|| {
+        sh("ip addr replace fe80::2/64 dev eth0 nodad");
+        let index = sh("ip -o link show eth0").split(':').next().unwrap().parse().unwrap();
+        let raw = rustix::net::SocketType::RAW;
+        let icmp = Some(rustix::net::ipproto::ICMPV6);
+        let socket = rustix::net::socket(rustix::net::AddressFamily::INET6, raw, icmp).unwrap();
+        rustix::net::sockopt::set_ipv6_multicast_hops(&socket, 255).unwrap();
+        let all_nodes = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
+        let message = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+        let flags = rustix::net::SendFlags::empty();
+        assert_eq!(rustix::net::sendto(&socket, &message, flags, &all_nodes).unwrap(), message.len());
+    });
+    std::thread::sleep(Duration::from_millis(100));
+}
+
 #[test]
-fn turning_forwarding_on_keeps_a_default_route_that_was_learned() {
+fn a_pod_does_not_become_the_hosts_router() {
+    for subnets in [&["10.213.12.0/24"][..], &["10.213.12.0/24", "fd00:213:12::/64"]] {
+        on_a_host(move || {
+            let server = Server::new("tc", subnets);
+            let (evil, _) = server.pod("evil", &[]);
+            // As on a host that gets its own routes from advertisements.
+            sh("echo 0 > /proc/sys/net/ipv6/conf/all/forwarding");
+            advertise(&evil);
+            assert_eq!(sh("ip -6 route show default"), "");
+            // This test can fail: a link with the kernel's defaults believes it.
+            let link = sh("ls /proc/sys/net/ipv6/conf | grep ^tc-").trim().to_owned();
+            sh(&format!("cd /proc/sys/net/ipv6/conf/{link}; echo 0 > disable_ipv6; echo 1 > accept_ra"));
+            sh(&format!("ip addr add fe80::9/64 dev {link} nodad"));
+            advertise(&evil);
+            assert!(sh("ip -6 route show default").contains("via fe80::2"));
+            server.detach("evil");
+            assert_clean(&server);
+        });
+    }
+}
+
+#[test]
+fn turning_forwarding_on_keeps_the_routes_that_the_host_learns() {
     on_a_host(|| {
         let _outside = outside();
+        // One interface whose router was heard, one that waits for its first advertisement, one that believes none.
         sh("ip -6 route del default; ip -6 route add default via fd00:99::1 dev uplink proto ra");
+        sh("ip link add early type veth peer name ylrae; echo 0 > /proc/sys/net/ipv6/conf/ylrae/accept_ra");
         let server = Server::new("t5", &[]);
         let _pod = server.pod("web", &[]);
-        assert_eq!(sh("cat /proc/sys/net/ipv6/conf/uplink/accept_ra /proc/sys/net/ipv6/conf/all/forwarding"), "2\n1\n");
+        let values = "for link in uplink early ylrae lo t5-*; do cat $link/accept_ra; done; cat all/forwarding";
+        assert_eq!(sh(&format!("cd /proc/sys/net/ipv6/conf; {values}")), "2\n2\n0\n1\n0\n1\n");
         assert!(sh("ip -6 route show default").contains("fd00:99::1"));
+        sh("ip link del early");
         server.detach("web");
         assert_clean(&server);
     });
@@ -116,7 +158,7 @@ fn two_instances_never_meet() {
         let namespace = Namespace::new();
         let refused = three.attach("x", &namespace.path(), &[]).unwrap_err().to_string();
         assert!(refused.contains("10.77.7.0/24") && refused.contains("another instance"), "{refused}");
-        one.builtin().gc(&BTreeSet::new()).unwrap();
+        one.builtin().gc(&|_| false).unwrap();
         one.builtin().settle();
         assert!(ask(b_ips[0], 80).is_ok() && ask(a_ips[0], 80).is_err());
         // It is free now.

@@ -9,7 +9,7 @@ use crisp_monitor::protocol::Phase;
 use super::{LINGER, Monitor};
 use crate::process::exit_code;
 use crate::runtime::{self, Job, Verb};
-use crate::{complain, oom, stamp};
+use crate::{complain, stamp};
 
 /// The record of a container that never was.
 pub(super) fn not_created(text: &str) -> ExitRecord {
@@ -27,12 +27,11 @@ impl Monitor {
         self.streams.drain(&mut self.log);
         self.stdin = None;
         let (exit_code, signal) = exit_code(status);
-        let kills = self.launch.memory_cgroup.as_deref().map_or(0, oom::kills);
         let started_at = self.state.started_at.min(finished_at);
         let mut record = ExitRecord {
             exit_code,
             signal,
-            oom_killed: signal == libc::SIGKILL && kills > self.oom_before,
+            oom_killed: signal == libc::SIGKILL && self.oom.is_fresh(),
             started_at,
             finished_at,
             ..ExitRecord::default()

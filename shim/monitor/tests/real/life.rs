@@ -89,6 +89,19 @@ fn out_of_memory_is_told_apart_from_a_kill() {
 }
 
 #[test]
+fn a_child_that_was_killed_for_memory_does_not_make_a_later_kill_one() {
+    let mut sut = Sut::new(&runc(), "(a=xxxxxxxxxxxxxxxx; while true; do a=$a$a; done); echo went on; exec sleep 60");
+    sut.spec.memory = Some(16 << 20);
+    let pid = sut.create().unwrap().process.unwrap().pid;
+    sut.start().unwrap();
+    eventually("the child was killed", || sut.log().iter().any(|(.., text)| text == "went on"));
+    std::thread::sleep(std::time::Duration::from_millis(2800));
+    kill(pid, "KILL");
+    let exit = sut.finish().exit.unwrap();
+    assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (137, 9, false));
+}
+
+#[test]
 fn a_second_server_finds_the_state_and_the_first_may_be_gone() {
     let mut sut = Sut::new(&runc(), "read x; exit 3");
     sut.launch.stdin = true;
@@ -121,6 +134,23 @@ fn a_terminal_is_logged_and_resized() {
         sut.client().ask(&Request::Resize { rows: 50, cols: 132 }).unwrap();
         assert_eq!(sut.finish().exit.unwrap().exit_code, 0);
         assert_eq!(sut.log().last().unwrap(), &line("stdout", "F", "50 132"));
+    }
+}
+
+#[test]
+fn a_terminal_that_nobody_has_open_for_a_moment_is_not_lost() {
+    for runtime in runcs() {
+        let script = "echo here; exec </dev/null >/dev/null 2>&1; sleep 0.5; echo back >/dev/console; sleep 0.3; echo end >/dev/console";
+        let mut sut = Sut::new(&runtime, script);
+        sut.launch.tty = true;
+        sut.create().unwrap();
+        sut.start().unwrap();
+        eventually("it is away", || sut.log().len() == 1);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        sut.client().ask(&Request::Resize { rows: 24, cols: 80 }).unwrap();
+        assert_eq!(sut.finish().exit.unwrap().exit_code, 0);
+        let words: Vec<_> = sut.log().into_iter().map(|(.., text)| text).collect();
+        assert_eq!(words, ["here", "back", "end"]);
     }
 }
 

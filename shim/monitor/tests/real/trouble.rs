@@ -9,7 +9,7 @@ use crisp_monitor::exit_record::{ExitRecord, REASON_CREATE_ERROR, REASON_START_E
 use crisp_monitor::protocol::{Phase, Request};
 use crisp_monitor::spawn::{self, SpawnError};
 
-use crate::common::{Client, Sut, eventually, monitor, runc, runcs, script_runtime};
+use crate::common::{Client, Sut, eventually, line, monitor, runc, runcs, script_runtime};
 use crate::life::kill;
 
 /// Why create failed, checked against the record that it leaves.
@@ -131,6 +131,41 @@ fn a_delete_that_fails_is_told() {
     assert_eq!((state.text.as_str(), state.exit.unwrap().exit_code), ("stuck", 0));
 }
 
+/// A runtime whose deletes are counted in the file `deletes` beside it.
+fn counted(body: &str) -> Sut {
+    let mut sut = Sut::new(&runc(), "true");
+    let file = sut.temp.path().join("deletes");
+    let body = format!(
+        "[ $verb = delete ] && {{ echo \"$*\" >> {}; {body}; }}; exec {} \"$@\"",
+        file.display(),
+        runc().display()
+    );
+    sut.launch.runtime.path = script_runtime(sut.temp.path(), &body);
+    sut
+}
+
+fn deletes(sut: &Sut) -> usize {
+    fs::read_to_string(sut.temp.path().join("deletes")).unwrap().lines().count()
+}
+
+#[test]
+fn a_delete_that_fails_is_tried_by_force() {
+    let mut sut = counted("case \"$*\" in *--force*) ;; *) echo not stopped >&2; exit 1;; esac");
+    let state = sut.run();
+    assert_eq!((state.text.as_str(), state.exit.unwrap().exit_code, deletes(&sut)), ("", 0, 2));
+    assert_eq!(fs::read_dir(sut.temp.path().join("runtime")).unwrap().count(), 0, "the runtime has forgotten it");
+}
+
+#[test]
+fn a_delete_that_hangs_is_not_tried_again() {
+    let mut sut = counted("exec sleep 4326.5");
+    sut.launch.runtime_timeout = Duration::from_secs(2);
+    let state = sut.run();
+    assert!(state.text.contains("longer than"), "{}", state.text);
+    assert_eq!(deletes(&sut), 1);
+    assert!(!alive("4326.5"));
+}
+
 #[test]
 fn a_log_that_cannot_be_opened_is_named() {
     let mut sut = Sut::new(&runc(), "true");
@@ -213,10 +248,11 @@ fn a_child_outside_that_holds_the_output_is_not_waited_for_for_ever() {
     kill(pid, "KILL");
     let began = Instant::now();
     sut.client().until(|s| s.phase == Phase::Deleted);
-    (&held).write_all(b"late\n").unwrap();
+    (&held).write_all(b"late\nunfinished").unwrap();
     sut.finish();
     assert!(began.elapsed() < Duration::from_secs(6));
-    assert_eq!(sut.log().last().unwrap().2, "late");
+    let log = sut.log();
+    assert_eq!(log[log.len() - 2..], [line("stdout", "F", "late"), line("stdout", "P", "unfinished")]);
 }
 
 #[test]

@@ -35,14 +35,14 @@ pub(super) async fn sweep(node: &Arc<Node>) -> Result<()> {
 }
 
 fn is_sandbox(node: &Node, id: &str) -> bool {
-    node.paths.sandbox(id).exists()
+    node.paths.sandbox(id).try_exists().unwrap_or(true)
 }
 
 /// Whether a container's id, or a holder's, has a record.
 fn is_owned(node: &Node, id: &str) -> bool {
     match holder::sandbox_of(id) {
         Some(sandbox) => is_sandbox(node, sandbox),
-        None => node.paths.container(id).exists(),
+        None => node.paths.container(id).try_exists().unwrap_or(true),
     }
 }
 

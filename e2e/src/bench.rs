@@ -1,9 +1,11 @@
 //! The table of figures: crisp on the same CNI plugins, crisp on its own network, and containerd 2.4.2, in one run with one
 //! runc, so that the ratios count; absolute figures belong to the machine.
 
+mod many;
+mod table;
+
 use crate::{
     bigimage,
-    budget::field,
     cases::namespaces,
     client::{Cri, spec},
     fail::{Fail, Res},
@@ -26,29 +28,6 @@ use std::{
 /// Figures of one server, by name.
 type Figures = BTreeMap<&'static str, f64>;
 
-/// Name, unit, whether less is better, and the goals as ratios to containerd: with the same CNI, with the built-in network.
-type Row = (&'static str, &'static str, bool, Option<f64>, Option<f64>);
-
-/// The rows of the table, in its order.
-const ROWS: &[Row] = &[
-    ("pod start p50", "ms", true, Some(0.6), Some(0.33)),
-    ("  RunPodSandbox p50", "ms", true, None, None),
-    ("  CreateContainer p50", "ms", true, None, None),
-    ("  StartContainer p50", "ms", true, None, None),
-    ("pod stop p50", "ms", true, Some(0.8), Some(0.3)),
-    ("pods/s, 4 at a time", "1/s", false, Some(2.0), Some(3.0)),
-    ("ExecSync p50", "ms", true, Some(0.7), None),
-    ("execs/s, 4 at a time", "1/s", false, Some(1.5), None),
-    ("cold pull, gzip", "ms", true, Some(0.4), None),
-    ("cold pull, zstd", "ms", true, Some(0.5), None),
-    ("memory a pod, Pss", "kB", true, None, None),
-    ("threads a pod", "", true, None, None),
-    ("server with 40 pods, Pss", "kB", true, None, None),
-    ("kill -9 to first list, 40 pods", "ms", true, None, None),
-    ("ListContainers, 40 pods", "ms", true, None, None),
-    ("log throughput", "MB/s", false, Some(3.0), None),
-];
-
 /// Measures all and prints the table; `quick` takes fewer rounds.
 pub(crate) async fn bench(world: World, quick: bool) -> Res {
     let storage = parts::cache().join("registry");
@@ -65,67 +44,8 @@ pub(crate) async fn bench(world: World, quick: bool) -> Res {
         let server = Server::start(&world, &Opts { net, ..Opts::new(kind) }).await?;
         all.push((name, measure(&world, server, quick, pulls).await?));
     }
-    table(&all);
+    table::print(&all);
     Ok(())
-}
-
-fn table(all: &[(&str, Figures)]) {
-    println!("\n{}", machine());
-    println!(
-        "\n| figure | {} | ratio, same CNI | ratio, built-in |",
-        all.iter().map(|a| a.0).collect::<Vec<_>>().join(" | ")
-    );
-    println!("|---|{}---|---|", "---|".repeat(all.len()));
-    let bare = Figures::new();
-    let figures = |i: usize| all.get(i).map_or(&bare, |a| &a.1);
-    for (row, unit, less, same, builtin) in ROWS {
-        let cell = |i: usize| figures(i).get(row).map_or("-".into(), |v| format!("{} {unit}", short(*v)));
-        let ratio = |i: usize, goal: Option<f64>| match (figures(i).get(row), figures(0).get(row)) {
-            (Some(a), Some(b)) if *b > 0.0 => {
-                let r = a / b;
-                let mark = goal.map(|g| {
-                    if (*less && r <= g) || (!*less && r >= g) {
-                        format!(" (goal {g}: met)")
-                    } else {
-                        format!(" (goal {g}: missed)")
-                    }
-                });
-                format!("{r:.2}{}", mark.unwrap_or_default())
-            }
-            _ => "-".into(),
-        };
-        println!(
-            "| {} | {} | {} | {} | {} | {} |",
-            row.trim(),
-            cell(0),
-            cell(1),
-            cell(2),
-            ratio(1, *same),
-            ratio(2, *builtin)
-        );
-    }
-}
-
-fn short(v: f64) -> String {
-    if v >= 100.0 { format!("{v:.0}") } else { format!("{v:.1}") }
-}
-
-fn machine() -> String {
-    let read = |p: &str| fs::read_to_string(p).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu
-        .lines()
-        .find_map(|l| l.strip_prefix("model name"))
-        .map(|m| m.trim_start_matches([' ', '\t', ':']).to_owned())
-        .unwrap_or_default();
-    let cgroup = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
-    format!(
-        "{} × {model}, {} GB, kernel {}, cgroup {cgroup}, runc 1.5.2, CNI plugins 1.9.1, load {} at the end",
-        cpu.matches("model name").count(),
-        field(&read("/proc/meminfo"), "MemTotal:") / 1_000_000,
-        read("/proc/sys/kernel/osrelease").trim(),
-        read("/proc/loadavg").split(' ').next().unwrap_or_default()
-    )
 }
 
 fn p50(mut v: Vec<f64>) -> f64 {
@@ -311,7 +231,12 @@ async fn measure(world: &World, mut server: Server, quick: bool, pulls: bool) ->
         }
     }
     out.insert("log throughput", log_rate(&maker, if quick { 50 } else { 200 }).await?);
-    forty(&maker, &mut server, &mut out).await?;
+    many::forty(&maker, &mut server, &mut out).await?;
+    if !pulls && !quick {
+        // The server was started again: a new connection.
+        let maker = Maker { cri: server.cri().await?, ..maker };
+        many::growth(&maker, &mut out).await?;
+    }
     server.finish().await?;
     Ok(out)
 }
@@ -335,68 +260,4 @@ async fn log_rate(maker: &Maker, mb: usize) -> Res<f64> {
     let took = clock(lines.last()) - clock(lines.first());
     maker.end(&pod, &c).await?;
     Ok(mb as f64 / took)
-}
-
-/// What forty pods cost, and how long a killed server takes to come back with them.
-async fn forty(maker: &Maker, server: &mut Server, out: &mut Figures) -> Res {
-    let us = memory(server, &["sleep"]);
-    let mut pods = Vec::new();
-    for _ in 0..40 {
-        pods.push(maker.start(&["sleep", "36000"]).await?);
-    }
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let now = memory(server, &["sleep"]);
-    out.insert("memory a pod, Pss", (now.0.saturating_sub(us.0)) as f64 / 40.0);
-    out.insert("threads a pod", (now.1.saturating_sub(us.1)) as f64 / 40.0);
-    let pss = server
-        .pid()
-        .map_or(0, |p| field(&fs::read_to_string(format!("/proc/{p}/smaps_rollup")).unwrap_or_default(), "Pss:"));
-    out.insert("server with 40 pods, Pss", pss as f64);
-    let mut lists = Vec::new();
-    for _ in 0..20 {
-        let t = Instant::now();
-        maker.cri.containers(ContainerFilter::default()).await?;
-        lists.push(ms(t));
-    }
-    out.insert("ListContainers, 40 pods", p50(lists));
-    server.kill9();
-    let t = Instant::now();
-    out.insert("kill -9 to first list, 40 pods", {
-        server.spawn_again()?;
-        loop {
-            if let Ok(cri) = Cri::connect(&server.sock).await
-                && cri.containers(ContainerFilter::default()).await.is_ok_and(|l| l.len() >= 40)
-            {
-                break ms(t);
-            }
-            if t.elapsed() > Duration::from_secs(60) {
-                return Err(Fail::Wrong("the server does not come back".into()));
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    });
-    let cri = server.cri().await?;
-    let maker = Maker { cri, ..maker.clone() };
-    for (pod, c, ..) in pods {
-        maker.end(&pod, &c).await?;
-    }
-    Ok(())
-}
-
-/// Pss in kB and threads of everything here but the registry, ourselves, the server, and the workload by name.
-fn memory(server: &Server, workload: &[&str]) -> (u64, u64) {
-    let us = std::process::id();
-    let (mut pss, mut threads) = (0, 0);
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-        let read = |f: &str| fs::read_to_string(entry.path().join(f)).unwrap_or_default();
-        let comm = read("comm");
-        let comm = comm.trim();
-        if pid == us || Some(pid) == server.pid() || workload.contains(&comm) || comm == "docker-registry" {
-            continue;
-        }
-        pss += field(&read("smaps_rollup"), "Pss:");
-        threads += field(&read("status"), "Threads:");
-    }
-    (pss, threads)
 }

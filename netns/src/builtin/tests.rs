@@ -83,9 +83,10 @@ fn serve(at: SocketAddr, name: &'static str) {
     });
 }
 
-/// What the server at the address says.
+/// What the server at the address says. The limit is
+/// long enough for a lost first packet to be sent again.
 fn ask(ip: impl Into<IpAddr>, port: u16) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip.into(), port), Duration::from_millis(700))?;
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip.into(), port), Duration::from_millis(2500))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut said = String::new();
     stream.read_to_string(&mut said)?;

@@ -17,8 +17,9 @@ use crate::host::{Features, HostFacts};
 /// The user that it runs as: nobody's, by the field's custom. A mapping without it gives the last of its ids.
 const USER: u32 = 65_535;
 
-/// As many as the program has: nobody who gets into its cgroup can start another.
-const PIDS: i64 = 1;
+/// The program has one thread and its filter lets it start no other, but the runtime (in Go) starts some in its cgroup before
+/// it becomes the program, and dies if it is refused them: up to eight were seen.
+const PIDS: i64 = 32;
 
 /// What a static program without threads calls that waits for signals and reaps, and what a runtime (in Go) calls between
 /// loading the filter and executing the program.

@@ -61,10 +61,10 @@ fn a_last_rule_of_iptables_nft_that_rejects() {
 fn a_policy_of_iptables_legacy() {
     on_a_host(|| {
         let outside = outside();
-        sh("iptables-legacy -P FORWARD DROP; ip6tables-legacy -P FORWARD DROP");
+        sh("iptables-legacy -w -P FORWARD DROP; ip6tables-legacy -w -P FORWARD DROP");
         let server = server();
         works_and_stays_closed(&server, &outside);
-        assert_eq!(sh("iptables-legacy -S FORWARD; ip6tables-legacy -S FORWARD"), "-P FORWARD DROP\n-P FORWARD DROP\n");
+        assert_eq!(sh("iptables-legacy -w -S FORWARD; ip6tables-legacy -w -S FORWARD"), "-P FORWARD DROP\n-P FORWARD DROP\n");
     });
 }
 

@@ -277,7 +277,7 @@ fn the_holder_of_a_pid_namespace_can_do_nothing() {
     assert!(spec.root.readonly && spec.process.no_new_privileges);
     assert_eq!(spec.process.capabilities, oci::Capabilities::default());
     assert_eq!((spec.process.user.uid, spec.process.user.gid), (65_535, 65_535));
-    assert_eq!(spec.linux.resources.pids, Some(oci::Pids { limit: 1 }));
+    assert_eq!(spec.linux.resources.pids, Some(oci::Pids { limit: 32 }));
     let namespaces = namespaces(&spec);
     assert!(namespaces.contains(&(NamespaceType::Pid, None)));
     assert!(namespaces.contains(&(NamespaceType::Network, Some("/run/netns/x"))));

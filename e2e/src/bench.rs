@@ -28,8 +28,11 @@ use std::{
 /// Figures of one server, by name.
 type Figures = BTreeMap<&'static str, f64>;
 
-/// Measures all and prints the table; `quick` takes fewer rounds.
-pub(crate) async fn bench(world: World, quick: bool) -> Res {
+/// Measures all, or some groups, and prints the table; `quick` takes fewer rounds.
+pub(crate) async fn bench(world: World, quick: bool, words: &[String]) -> Res {
+    if let Some(word) = words.iter().find(|word| !GROUPS.contains(&word.as_str())) {
+        return Err(Fail::Wrong(format!("there is no group {word:?} of figures: {}", GROUPS.join(", "))));
+    }
     let storage = parts::cache().join("registry");
     bigimage::fill(&world.host, &storage).await?;
     let servers = [
@@ -42,7 +45,7 @@ pub(crate) async fn bench(world: World, quick: bool) -> Res {
         println!("measuring {name}");
         let pulls = net == Net::Cni;
         let server = Server::start(&world, &Opts { net, ..Opts::new(kind) }).await?;
-        all.push((name, measure(&world, server, quick, pulls).await?));
+        all.push((name, measure(&world, server, quick, pulls, words).await?));
     }
     table::print(&all);
     Ok(())
@@ -162,21 +165,49 @@ where
     Ok(n as f64 / t.elapsed().as_secs_f64())
 }
 
-async fn measure(world: &World, mut server: Server, quick: bool, pulls: bool) -> Res<Figures> {
+/// The groups of rows, by which some can be measured alone.
+const GROUPS: [&str; 6] = ["pods", "execs", "pulls", "logs", "many", "growth"];
+
+async fn measure(world: &World, mut server: Server, quick: bool, pulls: bool, words: &[String]) -> Res<Figures> {
+    let wanted = |group: &str| words.is_empty() || words.iter().any(|word| word == group);
     let rounds = if quick { 8 } else { 40 };
     let mut out = Figures::new();
-    let cri = server.cri().await?;
     let maker = Maker {
-        cri: cri.clone(),
+        cri: server.cri().await?,
         image: world.image(images::BUSYBOX),
         dir: server.dir.join("bench"),
         cgroup: format!("{}/bench", world.cgroup),
         next: Arc::default(),
     };
-    cri.ensure(&maker.image).await?;
+    maker.cri.ensure(&maker.image).await?;
     let (pod, c, ..) = maker.start(&["sleep", "3600"]).await?;
     maker.end(&pod, &c).await?;
+    if wanted("pods") {
+        pods(&maker, rounds, &mut out).await?;
+    }
+    if wanted("execs") {
+        execs(&maker, rounds, &mut out).await?;
+    }
+    if pulls && wanted("pulls") {
+        for (row, image) in [("cold pull, gzip", bigimage::GZIP), ("cold pull, zstd", bigimage::ZSTD)] {
+            out.insert(row, cold_pull(&maker.cri, &world.image(image), if quick { 1 } else { 5 }).await?);
+        }
+    }
+    if wanted("logs") {
+        out.insert("log throughput", log_rate(&maker, if quick { 50 } else { 200 }).await?);
+    }
+    if wanted("many") {
+        many::forty(&maker, &mut server, &mut out).await?;
+    }
+    if !pulls && !quick && wanted("growth") {
+        // The server may have been started again: a new connection.
+        many::growth(&Maker { cri: server.cri().await?, ..maker }, &mut out).await?;
+    }
+    server.finish().await?;
+    Ok(out)
+}
 
+async fn pods(maker: &Maker, rounds: usize, out: &mut Figures) -> Res {
     let (mut starts, mut stops) = ([const { Vec::new() }; 4], Vec::new());
     for _ in 0..rounds {
         let (pod, c, _, times) = maker.start(&["sleep", "3600"]).await?;
@@ -198,47 +229,40 @@ async fn measure(world: &World, mut server: Server, quick: bool, pulls: bool) ->
         }
     });
     out.insert("pods/s, 4 at a time", rate.await?);
+    Ok(())
+}
 
+async fn execs(maker: &Maker, rounds: usize, out: &mut Figures) -> Res {
     let (pod, c, ..) = maker.start(&["sleep", "3600"]).await?;
     let mut execs = Vec::new();
     for _ in 0..rounds {
         let t = Instant::now();
-        cri.exec(&c, &["true"], 30).await?;
+        maker.cri.exec(&c, &["true"], 30).await?;
         execs.push(ms(t));
     }
     out.insert("ExecSync p50", p50(execs));
-    let (cri2, c2) = (cri.clone(), c.clone());
+    let (cri, id) = (maker.cri.clone(), c.clone());
     let rate = four(rounds * 4, move || {
-        let (cri, c) = (cri2.clone(), c2.clone());
-        async move { Ok(cri.exec(&c, &["true"], 30).await.map(drop)?) }
+        let (cri, id) = (cri.clone(), id.clone());
+        async move { Ok(cri.exec(&id, &["true"], 30).await.map(drop)?) }
     });
     out.insert("execs/s, 4 at a time", rate.await?);
-    maker.end(&pod, &c).await?;
+    maker.end(&pod, &c).await.map(drop)
+}
 
-    if pulls {
-        for (row, image) in [("cold pull, gzip", bigimage::GZIP), ("cold pull, zstd", bigimage::ZSTD)] {
-            let image = world.image(image);
-            let mut times = Vec::new();
-            for _ in 0..if quick { 1 } else { 3 } {
-                let _ = cri.remove_image(&image).await;
-                tokio::time::sleep(Duration::from_secs(2)).await;
-                let t = Instant::now();
-                cri.pull(&image).await?;
-                times.push(ms(t));
-            }
-            let _ = cri.remove_image(&image).await;
-            out.insert(row, p50(times));
-        }
+/// Pulls what is not there; each time the disk has nothing left to write of what was before.
+async fn cold_pull(cri: &Cri, image: &str, rounds: usize) -> Res<f64> {
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let _ = cri.remove_image(image).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        rustix::fs::sync();
+        let t = Instant::now();
+        cri.pull(image).await?;
+        times.push(ms(t));
     }
-    out.insert("log throughput", log_rate(&maker, if quick { 50 } else { 200 }).await?);
-    many::forty(&maker, &mut server, &mut out).await?;
-    if !pulls && !quick {
-        // The server was started again: a new connection.
-        let maker = Maker { cri: server.cri().await?, ..maker };
-        many::growth(&maker, &mut out).await?;
-    }
-    server.finish().await?;
-    Ok(out)
+    let _ = cri.remove_image(image).await;
+    Ok(p50(times))
 }
 
 /// A container writes MB of 100-byte lines by `cat` of a block, so that the writer is never what is measured.

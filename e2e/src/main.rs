@@ -89,6 +89,8 @@ enum Verb {
         /// The crisp to measure instead of target/release/crisp
         #[arg(long)]
         crisp: Option<PathBuf>,
+        /// Only these groups of rows: pods, execs, pulls, logs, many, growth
+        words: Vec<String>,
     },
     /// Install and build what the tests need
     Setup,
@@ -130,7 +132,7 @@ async fn dispatch(verb: Verb) -> Res<i32> {
             let sums = clients::all(&world, kind(containerd), &words).await?;
             Ok(i32::from(sums.failed > 0))
         }
-        Verb::Bench { quick, crisp } => {
+        Verb::Bench { quick, crisp, words } => {
             setup().await?;
             if !world::inside() {
                 // Its image is made from Debian packages; there is no way to them from inside.
@@ -139,7 +141,7 @@ async fn dispatch(verb: Verb) -> Res<i32> {
             if let Some(code) = world::enter().await? {
                 return Ok(code);
             }
-            bench::bench(world::World::new(crisp).await?, quick).await.map(|()| 0)
+            bench::bench(world::World::new(crisp).await?, quick, &words).await.map(|()| 0)
         }
         Verb::Run { endpoint: Some(e), registry, words, .. } => {
             Ok(i32::from(run::endpoint(&e, &registry, &words).await?.failed > 0))

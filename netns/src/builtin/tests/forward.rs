@@ -64,7 +64,10 @@ fn a_policy_of_iptables_legacy() {
         sh("iptables-legacy -w -P FORWARD DROP; ip6tables-legacy -w -P FORWARD DROP");
         let server = server();
         works_and_stays_closed(&server, &outside);
-        assert_eq!(sh("iptables-legacy -w -S FORWARD; ip6tables-legacy -w -S FORWARD"), "-P FORWARD DROP\n-P FORWARD DROP\n");
+        assert_eq!(
+            sh("iptables-legacy -w -S FORWARD; ip6tables-legacy -w -S FORWARD"),
+            "-P FORWARD DROP\n-P FORWARD DROP\n"
+        );
     });
 }
 

@@ -2,6 +2,7 @@
 //! runc, so that the ratios count; absolute figures belong to the machine.
 
 mod many;
+mod pull;
 mod table;
 
 use crate::{
@@ -22,7 +23,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// Figures of one server, by name.
@@ -43,9 +44,14 @@ pub(crate) async fn bench(world: World, quick: bool, words: &[String]) -> Res {
     let mut all = Vec::new();
     for (name, kind, net) in servers {
         println!("measuring {name}");
-        let pulls = net == Net::Cni;
-        let server = Server::start(&world, &Opts { net, ..Opts::new(kind) }).await?;
-        all.push((name, measure(&world, server, quick, pulls, words).await?));
+        all.push((name, measure(&world, net, kind, quick, words).await?));
+    }
+    if wanted(words, "pulls")
+        && let [(_, peer), (_, ours), ..] = &mut all[..]
+    {
+        println!("measuring pulls");
+        let mut kinds = [(Kind::Containerd, peer), (Kind::Crisp, ours)];
+        pull::cold(&world, if quick { 1 } else { 3 }, &mut kinds).await?;
     }
     table::print(&all);
     Ok(())
@@ -168,8 +174,14 @@ where
 /// The groups of rows, by which some can be measured alone.
 const GROUPS: [&str; 6] = ["pods", "execs", "pulls", "logs", "many", "growth"];
 
-async fn measure(world: &World, mut server: Server, quick: bool, pulls: bool, words: &[String]) -> Res<Figures> {
-    let wanted = |group: &str| words.is_empty() || words.iter().any(|word| word == group);
+fn wanted(words: &[String], group: &str) -> bool {
+    words.is_empty() || words.iter().any(|word| word == group)
+}
+
+async fn measure(world: &World, net: Net, kind: Kind, quick: bool, words: &[String]) -> Res<Figures> {
+    let wanted = |group: &str| wanted(words, group);
+    let growth = net == Net::Builtin && !quick;
+    let mut server = Server::start(world, &Opts { net, ..Opts::new(kind) }).await?;
     let rounds = if quick { 8 } else { 40 };
     let mut out = Figures::new();
     let maker = Maker {
@@ -188,18 +200,13 @@ async fn measure(world: &World, mut server: Server, quick: bool, pulls: bool, wo
     if wanted("execs") {
         execs(&maker, rounds, &mut out).await?;
     }
-    if pulls && wanted("pulls") {
-        for (row, image) in [("cold pull, gzip", bigimage::GZIP), ("cold pull, zstd", bigimage::ZSTD)] {
-            out.insert(row, cold_pull(&maker.cri, &world.image(image), if quick { 1 } else { 5 }).await?);
-        }
-    }
     if wanted("logs") {
         out.insert("log throughput", log_rate(&maker, if quick { 50 } else { 200 }).await?);
     }
     if wanted("many") {
         many::forty(&maker, &mut server, &mut out).await?;
     }
-    if !pulls && !quick && wanted("growth") {
+    if growth && wanted("growth") {
         // The server may have been started again: a new connection.
         many::growth(&Maker { cri: server.cri().await?, ..maker }, &mut out).await?;
     }
@@ -248,21 +255,6 @@ async fn execs(maker: &Maker, rounds: usize, out: &mut Figures) -> Res {
     });
     out.insert("execs/s, 4 at a time", rate.await?);
     maker.end(&pod, &c).await.map(drop)
-}
-
-/// Pulls what is not there; each time the disk has nothing left to write of what was before.
-async fn cold_pull(cri: &Cri, image: &str, rounds: usize) -> Res<f64> {
-    let mut times = Vec::new();
-    for _ in 0..rounds {
-        let _ = cri.remove_image(image).await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        rustix::fs::sync();
-        let t = Instant::now();
-        cri.pull(image).await?;
-        times.push(ms(t));
-    }
-    let _ = cri.remove_image(image).await;
-    Ok(p50(times))
 }
 
 /// A container writes MB of 100-byte lines by `cat` of a block, so that the writer is never what is measured.

@@ -10,7 +10,7 @@ use crate::{
 use std::{
     collections::BTreeSet,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -126,13 +126,20 @@ impl OpenFds {
     }
 }
 
-/// Cgroups of containers and PID namespace holders that are still there once they have had some seconds to go away.
-pub(crate) async fn container_cgroups(mark: &str) -> Vec<String> {
+/// Cgroups of containers and PID namespace holders.
+pub(crate) fn container_cgroups(mark: &str) -> Vec<PathBuf> {
     let is_id = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let mut found = world::cgroups(mark);
+    found.retain(|c| c.file_name().and_then(|n| n.to_str()).is_some_and(|n| is_id(n.trim_end_matches("-holder"))));
+    found
+}
+
+/// Those that have come since `before` and are still there once they have had some seconds to go away.
+pub(crate) async fn new_container_cgroups(mark: &str, before: &[PathBuf]) -> Vec<String> {
     let until = Instant::now() + Duration::from_secs(12);
     loop {
-        let mut left = world::cgroups(mark);
-        left.retain(|c| c.file_name().and_then(|n| n.to_str()).is_some_and(|n| is_id(n.trim_end_matches("-holder"))));
+        let mut left = container_cgroups(mark);
+        left.retain(|c| !before.contains(c));
         if left.is_empty() || Instant::now() > until {
             return left.into_iter().map(|c| format!("cgroup {}", c.display())).collect();
         }

@@ -133,6 +133,7 @@ async fn one(ctx: &Ctx, case: &Case) -> Res {
     };
     world::remove_cgroups(&world::mark());
     let before = (ctx.world.is_some()).then(|| Snapshot::take(ctx.shared().as_ref(), &marks));
+    let cgroups_before = leaks::container_cgroups(&world::mark());
     let result = tokio::time::timeout(PATIENCE, (case.run)(ctx))
         .await
         .unwrap_or_else(|_| Err(Fail::Wrong(format!("not done after {} s", PATIENCE.as_secs()))));
@@ -144,7 +145,10 @@ async fn one(ctx: &Ctx, case: &Case) -> Res {
     // What the peer leaves after a SIGKILL depends on the moment, and is not ours to judge.
     let peer_killed = ctx.kind == Some(Kind::Containerd) && case.topic == "restart";
     let before = before.filter(|_| !peer_killed);
-    let mut leaks = if before.is_some() { leaks::container_cgroups(&world::mark()).await } else { Vec::new() };
+    let mut leaks = match before {
+        Some(_) => leaks::new_container_cgroups(&world::mark(), &cgroups_before).await,
+        None => Vec::new(),
+    };
     // Parents of pods' cgroups are kubelet's to remove, here ours.
     world::remove_cgroups(&world::mark());
     if let Some(before) = before {

@@ -32,6 +32,7 @@ mod signals;
 mod spec;
 mod sys;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -101,7 +102,9 @@ fn run(serve: Serve) -> Result<(), String> {
     let Serve { config, instance, root, state, listen } = serve;
     let config = Config::load(config.as_deref()).map_err(|error| error.to_string())?;
     let filter = tracing_subscriber::EnvFilter::new(&config.log.level);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_target(false).with_ansi(colours).init();
     sys::raise_open_files();
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if instance.is_empty() || instance.len() > 32 || !instance.chars().all(good) || instance.starts_with('-') {

@@ -46,10 +46,16 @@ fn is_owned(node: &Node, id: &str) -> bool {
     }
 }
 
+/// Whether a name is an id of ours: runtimes keep other things beside their containers (crun: `.cache`).
+fn is_id(name: &str) -> bool {
+    let id = holder::sandbox_of(name).unwrap_or(name);
+    id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 fn containers(node: &Node) -> Result<()> {
     for runtime in node.runtimes.usable() {
         for id in node.disk.list(&node.paths.runtime_root(&runtime.name))? {
-            if !is_owned(node, &id) {
+            if is_id(&id) && !is_owned(node, &id) {
                 tracing::warn!(id, runtime = runtime.name, "ending a container that no record knows");
                 remove_container::delete_by_hand(node, &id, &runtime.name);
             }
@@ -115,4 +121,18 @@ fn programs(node: &Node) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_called_by_an_id_is_taken_for_a_container() {
+        let id = "0123456789abcdef".repeat(4);
+        assert!(is_id(&id) && is_id(&holder::id(&id)));
+        for name in [".cache", "", "abc", &id.to_uppercase(), &format!("{id}0"), &format!("{id}-other")] {
+            assert!(!is_id(name), "{name}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 
 use crate::spec::SpecError;
 use crisp_netns::{builtin, pin};
+use crisp_store::durable::is_no_space;
 
 /// What the server's functions end with.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -102,11 +103,7 @@ impl Error {
             }
             Self::Undo { error, .. } => error.code(),
             Self::Record(error) if error.is_no_space() => Code::ResourceExhausted,
-            Self::Io { source, .. }
-                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-            {
-                Code::ResourceExhausted
-            }
+            Self::Io { source, .. } if is_no_space(source) => Code::ResourceExhausted,
             Self::Pins { source, .. } => match source {
                 pin::Error::SysctlRefused { .. } | pin::Error::NoRoot(_) | pin::Error::Id(_) => Code::InvalidArgument,
                 _ => Code::Internal,

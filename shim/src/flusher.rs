@@ -6,13 +6,14 @@
 //! ```
 //!
 //! A busy disk takes hundreds of milliseconds for an fsync, and a power cut ends the pods that the records are of. So
-//! nobody waits for it: what was not flushed when the power went is an older record, or none, and `recover` undoes both.
+//! nobody waits for it: what was not flushed when the power went is an older record, an empty one, or none, and `recover`
+//! undoes what it was of.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use crisp_store::durable::{Disk, ErrorKind};
+use crisp_store::durable::Disk;
 
 /// The way to the thread; it ends when this is dropped.
 #[derive(Debug)]
@@ -41,11 +42,11 @@ fn run(disk: &Disk, queued: &Receiver<PathBuf>) {
         // What is written often is flushed once.
         let records: BTreeSet<PathBuf> = std::iter::once(first).chain(queued.try_iter()).collect();
         for record in records {
-            if let Err(error) = disk.sync(&record) {
-                let removed = matches!(&error.kind, ErrorKind::Io(_, e) if e.kind() == std::io::ErrorKind::NotFound);
-                if !removed {
-                    tracing::warn!(%error, "a record could not be flushed: a power cut now may undo it");
-                }
+            match disk.sync(&record) {
+                // Removed since.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => tracing::warn!(%error, "a record could not be flushed: a power cut now may undo it"),
+                Ok(()) => {}
             }
         }
     }

@@ -152,12 +152,10 @@ impl Node {
             _locks: locks,
         }))
     }
-}
 
-impl Node {
     /// Writes a record that others may read once this returns, and has it flushed soon.
     pub fn keep<T: Record>(&self, path: PathBuf, record: &T) -> Result<()> {
-        self.disk.write_volatile(&path, record)?;
+        self.disk.write_unflushed(&path, record)?;
         self.flusher.soon(path);
         Ok(())
     }

@@ -116,8 +116,13 @@ impl Error {
 
     /// True when the device is full or a quota is used up.
     pub fn is_no_space(&self) -> bool {
-        matches!(&self.kind, ErrorKind::Io(_, e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        matches!(&self.kind, ErrorKind::Io(_, e) if is_no_space(e))
     }
+}
+
+/// True when the device is full or a quota is used up.
+pub fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Result of an effect on records.
@@ -163,24 +168,34 @@ impl Disk {
         self.write_bytes(path, &encode(path, record)?, false)
     }
 
+    /// Writes a record without a wait for the disk, whatever was there: a power cut may leave it empty. For records that are
+    /// flushed soon ([`Disk::sync`]), and whose loss is made good at the next start.
+    pub fn write_unflushed<T: Record>(&self, path: &Path, record: &T) -> Result<()> {
+        self.put(path, &encode(path, record)?, Flush::No)
+    }
+
     /// Writes a file that is not a record (a manifest, say) in the same way.
     pub fn write_bytes(&self, path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let dir = path.parent().ok_or_else(|| Error::damaged(path, "a record needs a directory"))?;
-        let temp = dir.join(format!("{TEMP}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         let flush = match durable {
             true => Flush::Device,
             // XFS may order the rename before the data: a record that was durable would be an empty one.
             false if path.exists() => Flush::WriteBack,
             false => Flush::No,
         };
+        self.put(path, bytes, flush)
+    }
+
+    fn put(&self, path: &Path, bytes: &[u8], flush: Flush) -> Result<()> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let dir = path.parent().ok_or_else(|| Error::damaged(path, "a record needs a directory"))?;
+        let temp = dir.join(format!("{TEMP}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         let done = self.fill(&temp, bytes, flush).and_then(|()| self.rename(&temp, path));
         if done.is_err() && self.pass(Effect::Remove, &temp).is_ok() {
             // The first error counts; what stays behind is swept at the next start.
             let _ = fs::remove_file(&temp);
         }
         done?;
-        if durable { self.sync_dir(dir) } else { Ok(()) }
+        if matches!(flush, Flush::Device) { self.sync_dir(dir) } else { Ok(()) }
     }
 
     fn fill(&self, temp: &Path, bytes: &[u8], flush: Flush) -> Result<()> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::digest::Digest;
+use crate::durable::is_no_space;
 use crate::{durable, pipeline, reference, registry};
 
 /// A failed operation of the store.
@@ -111,14 +112,15 @@ impl From<Error> for LayerError {
 impl Error {
     /// True when the cause is a full device or quota.
     pub fn is_no_space(&self) -> bool {
-        let full = |e: &io::Error| matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match self {
             Self::Record(e) => e.is_no_space(),
-            Self::Io { source, .. } => full(source),
+            Self::Io { source, .. } => is_no_space(source),
             Self::Layer { source, .. } => match &**source {
                 LayerError::Record(e) => e.is_no_space(),
                 LayerError::Store(e) => e.is_no_space(),
-                LayerError::Content(pipeline::Error::Unpack(crate::unpack::Error::Io { source, .. })) => full(source),
+                LayerError::Content(pipeline::Error::Unpack(crate::unpack::Error::Io { source, .. })) => {
+                    is_no_space(source)
+                }
                 _ => false,
             },
             _ => false,

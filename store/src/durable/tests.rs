@@ -113,5 +113,8 @@ fn a_volatile_record_takes_the_place_of_another_only_when_its_data_is_written() 
     disk.write_volatile(&path, &pet(4)).unwrap();
     assert_eq!(std::mem::take(&mut *notes.0.lock().unwrap()), [Effect::Write, Effect::Rename]);
     disk.write_volatile(&path, &pet(3)).unwrap();
-    assert_eq!(*notes.0.lock().unwrap(), [Effect::Write, Effect::Sync, Effect::Rename]);
+    assert_eq!(std::mem::take(&mut *notes.0.lock().unwrap()), [Effect::Write, Effect::Sync, Effect::Rename]);
+    disk.write_unflushed(&path, &pet(2)).unwrap();
+    assert_eq!(*notes.0.lock().unwrap(), [Effect::Write, Effect::Rename], "this one waits for no disk");
+    assert_eq!(Disk::new().read(&path).unwrap(), Some(pet(2)));
 }

@@ -122,9 +122,13 @@ fn container_records(node: &Node) -> Result<Vec<ContainerRecord>> {
 fn adopt(node: &Arc<Node>, record: ContainerRecord) -> Option<Arc<Container>> {
     let dir = node.paths.container_dir(&record.id);
     let (link, questions) = Link::new();
+    let has_sandbox = node.registry.sandbox(&record.sandbox_id).is_ok();
+    if !has_sandbox && node.paths.sandbox(&record.sandbox_id).try_exists().unwrap_or(true) {
+        tracing::error!(id = record.id, sandbox = record.sandbox_id, "a container is left alone with its pod sandbox");
+        return None;
+    }
     // Without a sandbox nobody would ever ask for its end.
-    let finished =
-        (record.process.is_some() || record.start_error.is_some()) && node.registry.sandbox(&record.sandbox_id).is_ok();
+    let finished = has_sandbox && (record.process.is_some() || record.start_error.is_some());
     let locked = || {
         spawn::is_locked(&dir).unwrap_or_else(|error| {
             tracing::warn!(id = record.id, %error, "the lock of a container's monitor cannot be looked at");
@@ -145,7 +149,9 @@ fn adopt(node: &Arc<Node>, record: ContainerRecord) -> Option<Arc<Container>> {
             }
             None if record.epoch != node.epoch || !record.process.is_some_and(epoch::is_alive) => {
                 let exit = stop_container::unwitnessed(&record);
-                keep_exit(&node.paths.container_exit(&record.id), exit.clone());
+                if finished {
+                    keep_exit(&node.paths.container_exit(&record.id), exit.clone());
+                }
                 status.exit = Some(Arc::new(exit));
             }
             None => status.lost = true,

@@ -15,7 +15,9 @@ use std::{
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-cases!("restart": a_hundred_pods_outlive_the_server, a_damaged_record_is_cleaned_up);
+cases!("restart":
+    a_hundred_pods_outlive_the_server, a_damaged_record_is_cleaned_up, a_record_that_cannot_be_read_is_left_alone,
+);
 
 /// A pod of the crowd.
 struct One {
@@ -152,5 +154,35 @@ async fn a_damaged_record_is_cleaned_up(ctx: &Ctx) -> Res {
     cri.stop_pod(&pod.id).await?;
     cri.remove_pod(&pod.id).await?;
     same!("pods left", cri.pods(PodSandboxFilter::default()).await?.len(), 0);
+    server.finish().await
+}
+
+/// What a newer server wrote is for that one to read: nothing of the pod is touched until it does.
+async fn a_record_that_cannot_be_read_is_left_alone(ctx: &Ctx) -> Res {
+    ctx.only_crisp("its records are a database")?;
+    let mut server = ctx.own(|_| ()).await?;
+    let cri = server.cri().await?;
+    let pod = ctx.up_on(&cri, ctx.pod()).await?;
+    let c = pod.sleeper().await?;
+    let process = world::marked(&c);
+    server.kill9();
+    let record = server.root.join("sandboxes").join(&pod.id).join("record.json");
+    let written = fs::read(&record)?;
+    let mut newer: serde_json::Value = serde_json::from_slice(&written)?;
+    newer["version"] = 99.into();
+    fs::write(&record, serde_json::to_vec(&newer)?)?;
+    server.start_again().await?;
+    let cri = server.cri().await?;
+    same!("pods listed", cri.pods(PodSandboxFilter::default()).await?.len(), 0);
+    same!("containers listed", cri.containers(ContainerFilter::default()).await?.len(), 0);
+    // Longer than recovery takes to undo and to sweep.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    same!("its monitor", world::marked(&c), process);
+    server.kill9();
+    fs::write(&record, &written)?;
+    server.start_again().await?;
+    let cri = server.cri().await?;
+    same!("its state", cri.status(&c).await?.state(), ContainerState::ContainerRunning);
+    same!("an exec", cri.exec(&c, &["echo", "x"], 10).await?.stdout, "x\n");
     server.finish().await
 }

@@ -60,9 +60,11 @@ pub async fn stop_now(node: &Arc<Node>, container: &Arc<Container>, timeout: Dur
             return done;
         }
     }
-    // A runtime that is still at `create` has no process to kill yet.
-    let patience = node.runtimes.get(&container.record().runtime).map_or(Duration::ZERO, |runtime| runtime.timeout);
-    let _ = tokio::time::timeout(patience, container.born()).await;
+    if container.process().is_none() {
+        // The runtime is still at `create`: what it makes can be killed once it is there.
+        let patience = node.runtimes.get(&container.record().runtime).map_or(Duration::ZERO, |runtime| runtime.timeout);
+        let _ = tokio::time::timeout(patience, container.born()).await;
+    }
     let (worker, target) = (Arc::clone(node), Arc::clone(container));
     match blocking(move || kill(&worker, &target)).await {
         // The kernel has not let go of all yet: there is more time below.

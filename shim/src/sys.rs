@@ -20,6 +20,14 @@ pub fn now() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Digits of an id.
+pub const ID_LEN: usize = 64;
+
+/// Whether a text is an id as [`new_id`] makes them.
+pub fn is_id(text: &str) -> bool {
+    text.len() == ID_LEN && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// A new id: 64 hexadecimal digits.
 pub fn new_id() -> io::Result<String> {
     let mut bytes = [0_u8; 32];

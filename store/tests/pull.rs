@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Build, Place, Registry, Tar, eventually, in_namespace, pull};
 use crisp_store::digest::Digest;
 use crisp_store::media::Platform;
-use crisp_store::{Error, LayerState, Limits, Options, Progress, ProgressEvent, PullRequest, Removed};
+use crisp_store::{Error, LayerState, Limits, Options, Progress, ProgressEvent, PullRequest, Removed, Store};
 use serde_json::json;
 
 fn base() -> Tar {
@@ -365,6 +365,14 @@ async fn a_download_that_nobody_waits_for_ends_and_its_files_go() {
     pull(&store, &name).await.unwrap();
 }
 
+/// A pull that has got as far as asking for a layer.
+async fn begun(place: &Place, store: &Store, name: String) -> tokio::task::JoinHandle<crisp_store::Result<()>> {
+    let store = store.clone();
+    let pull = tokio::spawn(async move { pull(&store, &name).await.map(drop) });
+    eventually("it asks", || !place.list("tmp").is_empty()).await;
+    pull
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn if_the_leader_fails_a_follower_goes_on() {
     let (broken, whole) = (Registry::start().await, Registry::start().await);
@@ -374,11 +382,7 @@ async fn if_the_leader_fails_a_follower_goes_on() {
     broken.spoil_blob(&Digest::sha256(&build.layers[0].blob));
     let place = Place::new();
     let store = place.open();
-    let leader = tokio::spawn({
-        let store = store.clone();
-        async move { pull(&store, &first).await.map(drop) }
-    });
-    eventually("the leader asks", || !place.list("tmp").is_empty()).await;
+    let leader = begun(&place, &store, first).await;
     let follower = pull(&store, &second).await;
     let error = leader.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("the blob is not what its descriptor says"), "{error}");
@@ -396,11 +400,7 @@ async fn a_layer_that_waits_for_those_below_outlives_anothers_failure() {
     broken.spoil_blob(&blob);
     let place = Place::new();
     let store = place.open();
-    let leader = tokio::spawn({
-        let store = store.clone();
-        async move { pull(&store, &first).await.map(drop) }
-    });
-    eventually("the leader asks", || !place.list("tmp").is_empty()).await;
+    let leader = begun(&place, &store, first).await;
     let follower = pull(&store, &second).await;
     leader.await.unwrap().unwrap_err();
     assert_eq!(follower.unwrap().tags, [second]);

@@ -29,13 +29,7 @@ pub(super) async fn forty(maker: &Maker, server: &mut Server, out: &mut Figures)
         .pid()
         .map_or(0, |p| field(&fs::read_to_string(format!("/proc/{p}/smaps_rollup")).unwrap_or_default(), "Pss:"));
     out.insert("server with 40 pods, Pss", pss as f64);
-    let mut lists = Vec::new();
-    for _ in 0..20 {
-        let t = Instant::now();
-        maker.cri.containers(ContainerFilter::default()).await?;
-        lists.push(ms(t));
-    }
-    out.insert("ListContainers, 40 pods", p50(lists));
+    out.insert("ListContainers, 40 pods", lists(&maker.cri).await?);
     server.kill9();
     let t = Instant::now();
     out.insert("kill -9 to first list, 40 pods", {
@@ -97,13 +91,7 @@ pub(super) async fn growth(maker: &Maker, out: &mut Figures) -> Res {
     more(490).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     out.insert("pod start, 500 pods to 10 pods", starts(maker).await? / few);
-    let mut lists = Vec::new();
-    for _ in 0..20 {
-        let t = Instant::now();
-        maker.cri.containers(ContainerFilter::default()).await?;
-        lists.push(ms(t));
-    }
-    out.insert("ListContainers, 500 pods", p50(lists));
+    out.insert("ListContainers, 500 pods", lists(&maker.cri).await?);
     let maker = maker.clone();
     four(500, move || {
         let (maker, pods) = (maker.clone(), pods.clone());
@@ -126,6 +114,17 @@ async fn starts(maker: &Maker) -> Res<f64> {
         let (pod, c, _, t) = maker.start(&["sleep", "36000"]).await?;
         times.push(t[0]);
         maker.end(&pod, &c).await?;
+    }
+    Ok(p50(times))
+}
+
+/// The p50 of some lists.
+async fn lists(cri: &Cri) -> Res<f64> {
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let t = Instant::now();
+        cri.containers(ContainerFilter::default()).await?;
+        times.push(ms(t));
     }
     Ok(p50(times))
 }

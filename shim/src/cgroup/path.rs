@@ -1,11 +1,10 @@
 //! Paths of cgroups: which are well formed, and which are ours.
 
 use super::CgroupError;
+use crate::sys::{ID_LEN, is_id};
 
 /// Longer ones do not fit a path with a hierarchy before them and a file after.
 const MAX_LEN: usize = 3072;
-/// Length of a sandbox's or container's id.
-const ID_LEN: usize = 64;
 
 /// Checks what a pod gives as its cgroup parent (cgroupfs driver: a path below each hierarchy's root).
 ///
@@ -66,9 +65,8 @@ impl OwnCgroup {
     pub fn new(path: &str) -> Result<Self, CgroupError> {
         check_parent(path)?;
         let name = path.rsplit('/').next().unwrap_or_default();
-        let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         let (id, rest) = name.split_at_checked(ID_LEN).unwrap_or_default();
-        if id.is_empty() || !id.bytes().all(hex) || !(rest.is_empty() || rest.starts_with('-')) {
+        if !is_id(id) || !(rest.is_empty() || rest.starts_with('-')) {
             return Err(CgroupError::Path {
                 path: path.to_owned(),
                 problem: "its name is no id of a pod or container",

@@ -19,6 +19,7 @@ use crisp_monitor::spawn;
 use crate::error::{Error, Result};
 use crate::node::{Node, blocking, remove_dir};
 use crate::ops::{holder, remove_container};
+use crate::sys;
 
 /// How long a monitor may take to end once its container is deleted: it waits 3 s for output that others still write.
 const MONITOR_END: Duration = Duration::from_secs(10);
@@ -46,16 +47,15 @@ fn is_owned(node: &Node, id: &str) -> bool {
     }
 }
 
-/// Whether a name is an id of ours: runtimes keep other things beside their containers (crun: `.cache`).
-fn is_id(name: &str) -> bool {
-    let id = holder::sandbox_of(name).unwrap_or(name);
-    id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+/// Whether a name is a container's or holder's id: runtimes keep other things beside their containers (crun: `.cache`).
+fn is_container(name: &str) -> bool {
+    sys::is_id(holder::sandbox_of(name).unwrap_or(name))
 }
 
 fn containers(node: &Node) -> Result<()> {
     for runtime in node.runtimes.usable() {
         for id in node.disk.list(&node.paths.runtime_root(&runtime.name))? {
-            if is_id(&id) && !is_owned(node, &id) {
+            if is_container(&id) && !is_owned(node, &id) {
                 tracing::warn!(id, runtime = runtime.name, "ending a container that no record knows");
                 remove_container::delete_by_hand(node, &id, &runtime.name);
             }
@@ -130,9 +130,9 @@ mod tests {
     #[test]
     fn only_what_is_called_by_an_id_is_taken_for_a_container() {
         let id = "0123456789abcdef".repeat(4);
-        assert!(is_id(&id) && is_id(&holder::id(&id)));
+        assert!(is_container(&id) && is_container(&holder::id(&id)));
         for name in [".cache", "", "abc", &id.to_uppercase(), &format!("{id}0"), &format!("{id}-other")] {
-            assert!(!is_id(name), "{name}");
+            assert!(!is_container(name), "{name}");
         }
     }
 }

@@ -3,9 +3,8 @@
 use crisp_cri_proto::v1;
 use crisp_netns::{Bandwidth, PortMapping, Protocol};
 
-use crate::cgroup::check_parent;
-
 use super::common::{apparmor, invalid, namespaces, resources, seccomp, selinux, string_map, unserved};
+use crate::cgroup::check_parent;
 use crate::error::{Error, Result};
 use crate::host::HostFacts;
 use crate::model::{DnsConfig, NamespaceMode, Namespaces, SandboxConfig, SandboxName, StringMap};

@@ -13,6 +13,7 @@
 //! A runtime that is killed leaves cgroups behind that no runtime removes. All of them have a path that ends in an id of
 //! ours, and only such a path is ever removed or killed in ([`OwnCgroup`]).
 
+mod attach;
 mod hierarchy;
 mod kill;
 mod path;

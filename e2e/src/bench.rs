@@ -1,6 +1,7 @@
 //! The table of figures: crisp on the same CNI plugins, crisp on its own network, and containerd 2.4.2, in one run with one
 //! runc, so that the ratios count; absolute figures belong to the machine.
 
+mod disk;
 mod many;
 mod pull;
 mod table;
@@ -181,13 +182,17 @@ fn wanted(words: &[String], group: &str) -> bool {
 async fn measure(world: &World, net: Net, kind: Kind, quick: bool, words: &[String]) -> Res<Figures> {
     let wanted = |group: &str| wanted(words, group);
     let growth = net == Net::Builtin && !quick;
-    let mut server = Server::start(world, &Opts { net, ..Opts::new(kind) }).await?;
+    // As on a node: root and logs on a disk, the state on a tmpfs.
+    let disk = disk::Disk::fresh(&world.dir, "disk").await?;
+    let state = PathBuf::from(format!("/run/bench-{kind:?}-{net:?}"));
+    let (root, state) = (Some(disk.mount.join("root")), Some(state));
+    let mut server = Server::start(world, &Opts { net, root, state, ..Opts::new(kind) }).await?;
     let rounds = if quick { 8 } else { 40 };
     let mut out = Figures::new();
     let maker = Maker {
         cri: server.cri().await?,
         image: world.image(images::BUSYBOX),
-        dir: server.dir.join("bench"),
+        dir: disk.mount.join("logs"),
         cgroup: format!("{}/bench", world.cgroup),
         next: Arc::default(),
     };

@@ -52,6 +52,8 @@ pub(crate) struct Opts {
     pub(crate) runtime: Option<PathBuf>,
     /// Other than below `<dir>`.
     pub(crate) root: Option<PathBuf>,
+    /// Other than below `<dir>`.
+    pub(crate) state: Option<PathBuf>,
     /// Lines of `certs.d/<host>/hosts.toml`.
     pub(crate) hosts: Vec<(String, String)>,
     /// Added to crisp's configuration, in the table of its runtime and after.
@@ -70,6 +72,7 @@ impl Opts {
             net: Net::Cni,
             runtime: None,
             root: None,
+            state: None,
             hosts: Vec::new(),
             extra: String::new(),
             cni: String::new(),
@@ -105,7 +108,8 @@ impl Server {
         let instance = format!("e{}-{n}z", crate::world::pid() % 10_000);
         let dir = world.dir.join(&instance);
         let root = opts.root.clone().unwrap_or_else(|| dir.join("root"));
-        let (state, sock) = (dir.join("state"), dir.join("s.sock"));
+        let state = opts.state.clone().unwrap_or_else(|| dir.join("state"));
+        let sock = dir.join("s.sock");
         for d in [&root, &state, &dir.join("certs.d")] {
             fs::create_dir_all(d)?;
         }

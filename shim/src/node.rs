@@ -159,12 +159,6 @@ impl Node {
         self.flusher.soon(path);
         Ok(())
     }
-
-    /// Says that a runtime will move a process into cgroups soon, so that it need not wait for that; returns at once.
-    pub fn expect_move(self: &Arc<Self>) {
-        let node = Arc::clone(self);
-        drop(tokio::task::spawn_blocking(move || node.host.cgroups.expect_move()));
-    }
 }
 
 /// Runs what may block on a thread that may.

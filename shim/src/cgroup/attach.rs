@@ -2,31 +2,43 @@
 //!
 //! On cgroup v1 a runtime starts a process and then moves it, and the first move of anybody after a pause waits for an RCU
 //! grace period, about 8 ms; those that follow within the next 15 ms do not (the kernel's `cgroup_threadgroup_rwsem` and
-//! `rcu_sync`). A runtime comes to its move some 10 ms after a call began: time enough to have waited already.
+//! `rcu_sync`). A runtime comes to its move 10 to 30 ms after a call began. So somebody else moves from the beginning of
+//! the call on, again and again: the server itself, to where it is.
 
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{Hierarchies, Version, write};
 
-/// One at a time is enough for all.
-static WAITING: Mutex<()> = Mutex::new(());
+/// How long a runtime may take to its move; one that is slower waits, as it would have.
+const AHEAD: Duration = Duration::from_millis(80);
+/// Between two moves.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Until when somebody moves; `None`: nobody does.
+static UNTIL: Mutex<Option<Instant>> = Mutex::new(None);
 
 impl Hierarchies {
-    /// Waits out the grace period by "moving" this server to where it is. To be called beside the work that ends in a move;
-    /// it blocks. Where it does not work, the runtime waits as it would have. On v2, runtimes start processes in their cgroup.
+    /// Says that a runtime will soon move a process. Returns at once; what fails behind it only costs the runtime its head
+    /// start. Nothing is done on v2, where runtimes start processes in their cgroup.
     pub fn expect_move(&self) {
-        let Ok(_waiting) = WAITING.try_lock() else { return };
-        let Ok(cgroups) = std::fs::read_to_string("/proc/self/cgroup") else { return };
-        if self.version != Version::V2
-            && let Some(procs) = self.procs_of(&cgroups)
-            && let Err(error) = write(&procs, &std::process::id().to_string())
+        if self.version == Version::V2
+            || UNTIL.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now() + AHEAD).is_some()
         {
-            tracing::debug!(procs = %procs.display(), %error, "no head start for the runtime");
+            return;
+        }
+        let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let procs = self.procs_of(&cgroups);
+        let thread = std::thread::Builder::new().name("crisp-cgroups".to_owned());
+        if let Err(error) = thread.spawn(move || keep_moving(procs.as_deref())) {
+            tracing::debug!(%error, "no head start for runtimes");
+            end();
         }
     }
 
     /// `cgroup.procs` of one of the v1 cgroups in a text like `/proc/self/cgroup` (cgroups(7)).
-    fn procs_of(&self, cgroups: &str) -> Option<std::path::PathBuf> {
+    fn procs_of(&self, cgroups: &str) -> Option<PathBuf> {
         let v1 = self.all.iter().find(|hierarchy| !hierarchy.unified)?;
         let path = cgroups.lines().find_map(|line| {
             let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -37,10 +49,29 @@ impl Hierarchies {
     }
 }
 
+/// Moves this server to where it is, as long as somebody is expected to move.
+fn keep_moving(procs: Option<&Path>) {
+    let Some(procs) = procs else { return end() };
+    loop {
+        if let Err(error) = write(procs, &std::process::id().to_string()) {
+            tracing::debug!(procs = %procs.display(), %error, "no head start for runtimes");
+            return end();
+        }
+        std::thread::sleep(PAUSE);
+        let mut until = UNTIL.lock().unwrap_or_else(PoisonError::into_inner);
+        if until.is_none_or(|until| until < Instant::now()) {
+            *until = None;
+            return;
+        }
+    }
+}
+
+fn end() {
+    *UNTIL.lock().unwrap_or_else(PoisonError::into_inner) = None;
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::cgroup::Hierarchy;
     use crate::host::mountinfo::MountTable;
@@ -63,7 +94,15 @@ mod tests {
     fn it_leaves_the_server_where_it_is() {
         let cgroups = || std::fs::read_to_string("/proc/self/cgroup").unwrap();
         let before = cgroups();
-        Hierarchies::find(&MountTable::read().unwrap(), Path::new("/")).expect_move();
+        let node = Hierarchies::find(&MountTable::read().unwrap(), Path::new("/"));
+        node.expect_move();
+        std::thread::sleep(2 * AHEAD);
         assert_eq!(cgroups(), before);
+        let running = || {
+            std::fs::read_dir("/proc/self/task").unwrap().flatten().any(|task| {
+                std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "crisp-cgroups")
+            })
+        };
+        assert!(!running(), "it ends when nobody is expected any more");
     }
 }

@@ -52,7 +52,7 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, config: ContainerConfig)
             }
         }
     }
-    node.expect_move();
+    node.host.cgroups.expect_move();
     let sandbox_record = sandbox.record();
     let runtime = node.runtimes.get(&sandbox_record.runtime_handler)?.clone();
     let image = match node.store.find(&config.image) {

@@ -49,7 +49,7 @@ pub async fn exec_sync(node: &Arc<Node>, id: &str, command: Vec<String>, timeout
     if container.state() != State::Running {
         return Err(Error::Precondition(format!("container {} is not running", container.id)));
     }
-    node.expect_move();
+    node.host.cgroups.expect_move();
     let Started { socket, stdout, stderr } = start(node, &container, command, timeout).await?;
     let left = AtomicUsize::new(MAX_OUTPUT);
     let (mut out, mut err) = (Vec::new(), Vec::new());

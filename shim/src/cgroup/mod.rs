@@ -19,9 +19,7 @@ mod kill;
 mod path;
 mod remove;
 
-#[cfg(test)]
-pub use hierarchy::Hierarchy;
-pub use hierarchy::{Hierarchies, Version};
+pub use hierarchy::{Hierarchies, Hierarchy, Version};
 pub use kill::kill;
 pub use path::{OwnCgroup, check_parent, container_path, pod_path};
 pub use remove::{remove, remove_if_empty};

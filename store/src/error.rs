@@ -1,5 +1,6 @@
 //! What can go wrong in the store.
 
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub enum Error {
     #[error(transparent)]
     Reference(#[from] reference::Error),
     /// The registry refused, failed or lied.
-    #[error("pulling {image}: {source}")]
+    #[error("pulling {image}: {}", unnamed(image, source))]
     Registry {
         /// The reference.
         image: String,
@@ -44,7 +45,7 @@ pub enum Error {
         why: String,
     },
     /// A layer did not get onto the disk.
-    #[error("pulling {image}: layer {layer}: {source}")]
+    #[error("pulling {image}: layer {layer}: {}", unnamed(layer, source))]
     Layer {
         /// The reference.
         image: String,
@@ -99,6 +100,12 @@ pub enum LayerError {
 
 /// Result of an operation of the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What is wrong, without the name of its subject where it begins with it.
+fn unnamed(name: &impl Display, error: &impl Display) -> String {
+    let text = error.to_string();
+    text.strip_prefix(&format!("{name}: ")).unwrap_or(&text).to_owned()
+}
 
 impl From<Error> for LayerError {
     fn from(error: Error) -> Self {

@@ -45,6 +45,7 @@ pub(crate) async fn static_pod(world: &World, kind: Kind) -> Res<String> {
 
     let kubelet = start(world, &dir)?;
     healthy().await.map_err(|e| said(&dir, e))?;
+    chains_are_there().await.map_err(|e| said(&dir, e))?;
     let before = Snapshot::take(Some(&server), &marks);
     fs::write(manifests.join("web.yaml"), manifest(world))?;
     let t = Instant::now();
@@ -192,6 +193,21 @@ async fn healthy() -> Res {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Err(Fail::Wrong("kubelet is not healthy after 60 s".into()))
+}
+
+/// Waits until kubelet has made its chains of both families, which it does beside its start: they are no leak of the pod.
+async fn chains_are_there() -> Res {
+    let mut there = 0;
+    for _ in 0..100 {
+        let rules = sh::cmd("nft", &["list", "ruleset"], 10).await?;
+        there = rules.matches("chain KUBE-KUBELET-CANARY").count();
+        // One each in mangle, nat and filter.
+        if there == 6 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Err(Fail::Wrong(format!("kubelet has made {there} of its 6 canary chains after 20 s")))
 }
 
 async fn pods() -> Res<Value> {

@@ -25,6 +25,8 @@
 //! The copies live in that process's mount namespace only and end with it; the pod's own stay. Steps 1 and 3 need
 //! CAP_SYS_ADMIN and CAP_SYS_CHROOT; step 1 fails with EINVAL in a process whose root is shared between threads.
 
+mod error;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,6 +36,9 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
+
+pub use error::Error;
+pub(crate) use error::on;
 
 use crate::private::Private;
 use crate::setup::Setup;
@@ -100,60 +105,6 @@ pub struct PodNamespaces {
     pub shm_size: Option<u64>,
     /// Kernel parameters of the network and IPC namespace, by sysctl(8) name.
     pub sysctls: BTreeMap<String, String>,
-}
-
-/// What could not be done with a pod's namespaces.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The id cannot be part of a path.
-    #[error("{0:?} is no pod id: letters, digits and '_' only, at most 128")]
-    Id(String),
-    /// A mapping that leaves the pod without root.
-    #[error("the user namespace does not map {0} 0, which namespaces belong to")]
-    NoRoot(&'static str),
-    /// A parameter that is not the pod's to set.
-    #[error("cannot set sysctl {name:?} for the pod: {reason}")]
-    SysctlRefused {
-        /// The parameter.
-        name: String,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// The kernel refused a parameter.
-    #[error("set sysctl {name} to {value:?}")]
-    Sysctl {
-        /// The parameter.
-        name: String,
-        /// The value.
-        value: String,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A step on a path.
-    #[error("{action} {}", path.display())]
-    Path {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A step that has no path.
-    #[error("{action} {subject}")]
-    Namespace {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        subject: String,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-}
-
-/// Turns a system call's error into one that says what was tried on which path.
-pub(crate) fn on<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
-    move |source| Error::Path { action, path: path.to_owned(), source: source.into() }
 }
 
 /// The pins of one instance.

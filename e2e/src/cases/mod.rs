@@ -1,6 +1,7 @@
 //! The black-box cases, by topic. A case is one async function that reads like the behaviour it pins; what it made is
 //! removed after it, and then everything on the machine must be as it was before.
 
+pub(crate) mod archive;
 pub(crate) mod badinput;
 pub(crate) mod cli;
 pub(crate) mod container;
@@ -17,6 +18,7 @@ pub(crate) mod registry;
 pub(crate) mod restart;
 pub(crate) mod sandbox;
 pub(crate) mod security;
+pub(crate) mod stop;
 
 use crate::{
     client::{Cri, NAMESPACE, Said, spec},
@@ -60,6 +62,7 @@ pub(crate) fn all() -> Vec<Case> {
     [
         sandbox::all(),
         container::all(),
+        stop::all(),
         exec::all(),
         log::all(),
         mounts::all(),
@@ -67,6 +70,7 @@ pub(crate) fn all() -> Vec<Case> {
         network::all(),
         image::all(),
         registry::all(),
+        archive::all(),
         badinput::all(),
         restart::all(),
         outlive::all(),

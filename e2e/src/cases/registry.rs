@@ -6,7 +6,7 @@ use crate::{
     fail::{Res, ensure, same},
     hostile::{Hostile, Reply, Wares},
     push::{Layer, digest},
-    tar::{Kind, Tar},
+    tar::Tar,
 };
 use crisp_cri_proto::v1::*;
 use serde_json::{Value, json};
@@ -17,20 +17,19 @@ cases!("registry":
     honest, status_codes, nobody_listens, truncated_layer_is_resumed_or_refused, wrong_layer_bytes, wrong_size, wrong_diff_id,
     wrong_config_bytes, manifest_is_not_json, manifest_is_huge, manifest_is_deep, config_is_not_json, other_platform,
     index_picks_the_platform, redirects, redirect_loop, bearer_token, basic_auth, credentials_stay_with_their_host,
-    stalled_layer_ends_with_the_call, layer_with_dot_dot, layer_with_absolute_names, layer_through_a_symlink, hard_link_outside,
-    bomb_is_bounded, not_a_tar, thousands_of_whiteouts, a_failed_pull_leaves_nothing,
+    stalled_layer_ends_with_the_call, a_failed_pull_leaves_nothing,
 );
 
 fn layer(text: &str) -> Res<Layer> {
     Layer::gzip(Tar::default().file("f", text, 0o644))
 }
 
-fn wares(ctx: &Ctx) -> Res<Wares> {
+pub(crate) fn wares(ctx: &Ctx) -> Res<Wares> {
     Ok(Wares::new(vec![layer(&format!("unique {}", ctx.number()))?], &json!({"Cmd": ["x"]})))
 }
 
 /// Pulls `t/x:1` from a registry that answers so.
-async fn pull(
+pub(crate) async fn pull(
     ctx: &Ctx,
     answer: impl Fn(&crate::hostile::Ask) -> Reply + Send + Sync + 'static,
 ) -> Res<(Hostile, Result<String, Status>)> {
@@ -45,7 +44,10 @@ async fn pull(
 }
 
 /// The same, and the pull must fail with an error that names the image or its host.
-async fn refused(ctx: &Ctx, answer: impl Fn(&crate::hostile::Ask) -> Reply + Send + Sync + 'static) -> Res<Status> {
+pub(crate) async fn refused(
+    ctx: &Ctx,
+    answer: impl Fn(&crate::hostile::Ask) -> Reply + Send + Sync + 'static,
+) -> Res<Status> {
     let (h, r) = pull(ctx, answer).await?;
     let Err(e) = r else { return crate::fail::wrong("the pull succeeds") };
     ensure!(!e.message().contains("hangs"), "the pull hangs");
@@ -82,6 +84,7 @@ async fn status_codes(ctx: &Ctx) -> Res {
         // containerd has its own code for few of them.
         let right = right || !crisp && e.code() == Code::Unknown;
         ensure!(right, "{status} becomes {:?}: {}", e.code(), e.message());
+        ensure!(!crisp || e.message().matches("/t/x:1").count() == 1, "the image is not named once: {}", e.message());
         ensure!(t.elapsed() < Duration::from_secs(45), "{status}: {:?}", t.elapsed());
     }
     Ok(())
@@ -367,114 +370,6 @@ async fn stalled_layer_ends_with_the_call(ctx: &Ctx) -> Res {
     // The server goes on answering, and others pull meanwhile.
     ctx.cri.pull(&ctx.busybox()).await?;
     drop(h);
-    Ok(())
-}
-
-/// Pulls an image with a hostile layer over busybox; whether it is refused is the server's choice, what it may write is not.
-async fn unpack(ctx: &Ctx, tar: &Tar) -> Res<Result<String, Status>> {
-    let base = super::container::base(ctx).await?;
-    let w = Wares::new(vec![base, Layer::gzip(tar)?], &json!({"Env": ["PATH=/bin"], "Cmd": ["sh"]}));
-    let (h, r) = pull(ctx, move |a| w.answer(a)).await?;
-    if r.is_ok() {
-        ctx.cri.remove_image(&format!("{}/t/x:1", h.host)).await?;
-    }
-    Ok(r)
-}
-
-async fn layer_with_dot_dot(ctx: &Ctx) -> Res {
-    let victim = ctx.tmp()?;
-    let up = format!("{}{}/escaped", "../".repeat(30), victim.display().to_string().trim_start_matches('/'));
-    let mut tar = Tar::default();
-    tar.dir("a").file(&up, "x", 0o644).file("a/../../../../../../../../../../etc/crisp-e2e-escaped", "x", 0o644);
-    let _ = unpack(ctx, &tar).await?;
-    ensure!(
-        !victim.join("escaped").exists() && !std::path::Path::new("/etc/crisp-e2e-escaped").exists(),
-        "a layer wrote outside its root"
-    );
-    Ok(())
-}
-
-async fn layer_with_absolute_names(ctx: &Ctx) -> Res {
-    let victim = ctx.tmp()?;
-    let _ = unpack(ctx, Tar::default().file(&format!("{}/escaped", victim.display()), "x", 0o644)).await?;
-    ensure!(!victim.join("escaped").exists(), "a layer wrote outside its root");
-    Ok(())
-}
-
-async fn layer_through_a_symlink(ctx: &Ctx) -> Res {
-    let victim = ctx.tmp()?;
-    let v = victim.to_string_lossy().into_owned();
-    let mut tar = Tar::default();
-    tar.add("link", Kind::Symlink(&v), 0o777, 0, 0).file("link/escaped", "x", 0o644).add(
-        "up",
-        Kind::Symlink("../../../../../../../.."),
-        0o777,
-        0,
-        0,
-    );
-    tar.file(&format!("up{v}/escaped2"), "x", 0o644).file("link/.wh.keep", "", 0o644).add(
-        "link",
-        Kind::Dir,
-        0o777,
-        0,
-        0,
-    );
-    std::fs::write(victim.join("keep"), "x")?;
-    let _ = unpack(ctx, &tar).await?;
-    same!(
-        "files there",
-        std::fs::read_dir(&victim)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>(),
-        ["keep"]
-    );
-    Ok(())
-}
-
-async fn hard_link_outside(ctx: &Ctx) -> Res {
-    let victim = ctx.tmp()?.join("secret");
-    std::fs::write(&victim, "secret")?;
-    let mut tar = Tar::default();
-    tar.add("grab", Kind::Hardlink(&victim.to_string_lossy()), 0o644, 0, 0).add(
-        "grab2",
-        Kind::Hardlink(&format!("{}{}", "../".repeat(30), victim.display())),
-        0o644,
-        0,
-        0,
-    );
-    let _ = unpack(ctx, &tar).await?;
-    same!("links to the host's file", std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata(&victim)?), 1);
-    Ok(())
-}
-
-async fn bomb_is_bounded(ctx: &Ctx) -> Res {
-    // 64 MB of zeros in 64 kB: fine. A layer whose manifest promises less than it sends is not.
-    let mut tar = Tar::default();
-    tar.file("zeros", vec![0; 64 << 20], 0o644);
-    unpack(ctx, &tar).await??;
-    let mut w = wares(ctx)?;
-    let big = Layer::gzip(&tar)?;
-    let mut m: Value = serde_json::from_slice(&w.manifest)?;
-    m["layers"][0] = json!({"mediaType": crate::push::GZIP, "digest": digest(&big.blob), "size": 100});
-    w.manifest = m.to_string().into_bytes();
-    w.layers = vec![big];
-    refused(ctx, move |a| w.answer(a)).await.map(drop)
-}
-
-async fn not_a_tar(ctx: &Ctx) -> Res {
-    for bytes in [vec![b'x'; 5000], vec![0xff; 512]] {
-        let w = Wares::new(vec![Layer::gzip_bytes(&bytes)?], &json!({}));
-        refused(ctx, move |a| w.answer(a)).await?;
-    }
-    Ok(())
-}
-
-async fn thousands_of_whiteouts(ctx: &Ctx) -> Res {
-    let mut tar = Tar::default();
-    for i in 0..5000 {
-        tar.file(&format!("d/.wh.f{i}"), "", 0o644);
-    }
-    let t = Instant::now();
-    let _ = unpack(ctx, &tar).await?;
-    ensure!(t.elapsed() < Duration::from_secs(30), "{:?}", t.elapsed());
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! Volumes: kinds, read-only, propagation, links, images as volumes.
 
-use super::{Ctx, Pod, cases};
+use super::{
+    Ctx, Pod, cases,
+    security::{in_userns, userns, userns_pod},
+};
 use crate::{
     client::spec,
     fail::{Res, ensure, same},
@@ -14,8 +17,8 @@ use std::{fs, path::Path};
 cases!("mounts":
     directory_and_file, read_only, missing_source_is_made, symlink_source_is_followed, symlink_in_the_image_stays_inside,
     host_to_container_propagation, bidirectional_propagation, private_propagation, recursive_read_only, overrides_of_pod_files,
-    nested_mounts_in_any_order, image_volume, image_volume_sub_path, image_volume_missing_sub_path, relative_paths_are_refused,
-    volumes_of_the_image, many_mounts,
+    nested_mounts_in_any_order, image_volume, image_volume_sub_path, image_volume_missing_sub_path,
+    image_volume_in_a_user_namespace, relative_paths_are_refused, volumes_of_the_image, many_mounts,
 );
 
 fn mount(host: &Path, container: &str) -> Mount {
@@ -208,15 +211,18 @@ async fn volume_image(ctx: &Ctx) -> Res<String> {
     Ok(image)
 }
 
-async fn with_image(pod: &Pod<'_>, image: &str, sub: &str, script: &str) -> Res<String> {
-    let m = Mount {
+fn image_mount(image: &str, sub: &str) -> Mount {
+    Mount {
         container_path: "/img".into(),
         image: Some(spec(image)),
         image_sub_path: sub.into(),
         readonly: true,
         ..Default::default()
-    };
-    pod.script(script, |c| c.mounts = vec![m]).await
+    }
+}
+
+async fn with_image(pod: &Pod<'_>, image: &str, sub: &str, script: &str) -> Res<String> {
+    pod.script(script, |c| c.mounts = vec![image_mount(image, sub)]).await
 }
 
 async fn image_volume(ctx: &Ctx) -> Res {
@@ -234,6 +240,24 @@ async fn image_volume_sub_path(ctx: &Ctx) -> Res {
     let image = volume_image(ctx).await?;
     let pod = ctx.up().await?;
     same!("content", with_image(&pod, &image, "data/deep", "cat /img/f").await?, "in the image");
+    pod.down().await?;
+    ctx.cri.remove_image(&image).await?;
+    Ok(())
+}
+
+async fn image_volume_in_a_user_namespace(ctx: &Ctx) -> Res {
+    let image = volume_image(ctx).await?;
+    let pod = userns_pod(ctx).await?;
+    for (sub, file) in [("", "/img/data/deep/f"), ("data/deep", "/img/f")] {
+        let script = format!("cat {file}; stat -c ' %u' {file}");
+        let out = pod.script(&script, |c| {
+            in_userns(c);
+            // kubelet says the pod's mapping of each mount, whatever it is of.
+            let UserNamespace { uids, gids, .. } = userns();
+            c.mounts = vec![Mount { uid_mappings: uids, gid_mappings: gids, ..image_mount(&image, sub) }];
+        });
+        same!("content, owner", out.await?, "in the image 0\n");
+    }
     pod.down().await?;
     ctx.cri.remove_image(&image).await?;
     Ok(())

@@ -327,13 +327,13 @@ async fn rlimits_are_not_the_servers(ctx: &Ctx) -> Res {
     Ok(())
 }
 
-fn userns() -> UserNamespace {
+pub(crate) fn userns() -> UserNamespace {
     let map = vec![IdMapping { host_id: 1_000_000, container_id: 0, length: 65536 }];
     UserNamespace { mode: NamespaceMode::Pod as i32, uids: map.clone(), gids: map }
 }
 
 /// A pod with a user namespace, or a skip where no handler has the feature.
-async fn userns_pod(ctx: &Ctx) -> Res<super::Pod<'_>> {
+pub(crate) async fn userns_pod(ctx: &Ctx) -> Res<super::Pod<'_>> {
     let status = ctx.cri.rt.clone().status(StatusRequest { verbose: false }).await?.into_inner();
     if !status.runtime_handlers.iter().any(|h| h.features.as_ref().is_some_and(|f| f.user_namespaces)) {
         return skip("no handler announces user namespaces");
@@ -343,7 +343,7 @@ async fn userns_pod(ctx: &Ctx) -> Res<super::Pod<'_>> {
     ctx.up_as(config).await
 }
 
-fn in_userns(c: &mut ContainerConfig) {
+pub(crate) fn in_userns(c: &mut ContainerConfig) {
     security(c).namespace_options.get_or_insert_default().userns_options = Some(userns());
 }
 

@@ -37,7 +37,7 @@ pub struct Runtime {
 pub struct Overlay {
     /// The directory that `lowers` are relative to.
     pub layers_dir: PathBuf,
-    /// Topmost first, relative, no `..`; at least one.
+    /// Topmost first, relative; at least one. A step upwards leads to the store, as the parent of `layers_dir`, at most.
     pub lowers: Vec<PathBuf>,
     /// Absolute; empty and owned by the container's root.
     pub upper: PathBuf,

@@ -176,13 +176,18 @@ impl Layers {
         let Some(idmap) = map else {
             return Ok(Self { dir: open(layers, DIR, Mode::empty()).map_err(on("open", layers))?, mounted: None });
         };
-        let tree = clone_tree(CWD, layers).map_err(on("clone", layers))?;
+        // Of the whole store: a view's first lower lies beside the layers.
+        let (Some(store), Some(name)) = (layers.parent(), layers.file_name()) else {
+            return Err(on("find the store of", layers)(io::Error::from(io::ErrorKind::InvalidInput)));
+        };
+        let tree = clone_tree(CWD, store).map_err(on("clone", store))?;
         let change = MountChange { read_only: true, private: true, idmap: Some(idmap) };
-        sys::set_mount(tree.as_fd(), change).map_err(on("map ids of", layers))?;
+        sys::set_mount(tree.as_fd(), change).map_err(on("map ids of", store))?;
         let target = bundle.join("layers");
         make_dir(&target)?;
         attach(tree.as_fd(), &target)?;
-        Ok(Self { dir: open(&target, DIR, Mode::empty()).map_err(on("open", &target))?, mounted: Some(target) })
+        let mapped = target.join(name);
+        Ok(Self { dir: open(&mapped, DIR, Mode::empty()).map_err(on("open", &mapped))?, mounted: Some(target) })
     }
 }
 

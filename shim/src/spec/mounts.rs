@@ -176,7 +176,9 @@ fn volume(
             built
         }
     };
-    if !uid_mappings.is_empty() || !gid_mappings.is_empty() {
+    // An image's layers are mapped already, whatever kubelet says of each mount.
+    let image = matches!(source, MountSource::Image { .. });
+    if !image && (!uid_mappings.is_empty() || !gid_mappings.is_empty()) {
         check_idmap(inputs, &built.destination)?;
         built.uid_mappings = uid_mappings.iter().map(IdMapping::from).collect();
         built.gid_mappings = gid_mappings.iter().map(IdMapping::from).collect();

@@ -31,7 +31,8 @@ impl Monitor {
         let mut record = ExitRecord {
             exit_code,
             signal,
-            oom_killed: signal == libc::SIGKILL && self.oom.is_fresh(),
+            // 137: an init or a shell passes on how its child was killed.
+            oom_killed: exit_code == 137 && self.oom.is_fresh(),
             started_at,
             finished_at,
             ..ExitRecord::default()

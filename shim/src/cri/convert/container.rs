@@ -40,6 +40,10 @@ pub fn container_config(config: Option<v1::ContainerConfig>, host: &HostFacts) -
     if !cdi_devices.is_empty() {
         return Err(unserved("CDI_devices"));
     }
+    // Device plugins may ask for CDI devices by annotation, too.
+    if annotations.keys().any(|key| key.starts_with("cdi.k8s.io/")) {
+        return Err(unserved("annotations cdi.k8s.io/*"));
+    }
     let Some(v1::ContainerMetadata { name, attempt }) = metadata else {
         return Err(Error::Invalid("metadata is missing".to_owned()));
     };
@@ -138,6 +142,9 @@ fn mount(mount: v1::Mount, host: &HostFacts) -> Result<Mount> {
             return Err(invalid("mounts.readonly", format_args!("{container_path} is an image, which is read-only")));
         }
         Some(reference) => MountSource::Image { reference, sub_path: image_sub_path },
+        None if !image_sub_path.is_empty() => {
+            return Err(invalid("mounts.image_sub_path", format_args!("{container_path} has no image")));
+        }
         None => MountSource::Host(host_path),
     };
     Ok(Mount {

@@ -40,9 +40,12 @@ fn label() -> Option<v1::SeLinuxOption> {
 fn what_is_not_served_is_refused_by_name() {
     use v1::security_profile::ProfileType::Localhost;
     type Change = fn(&mut v1::ContainerConfig);
-    let cases: [(&str, Change); 7] = [
+    let cases: [(&str, Change); 8] = [
         ("windows", |c| c.windows = Some(Default::default())),
         ("CDI_devices", |c| c.cdi_devices = vec![v1::CdiDevice { name: "vendor.com/gpu=0".into() }]),
+        ("annotations cdi.k8s.io/*", |c| {
+            c.annotations.insert("cdi.k8s.io/plugin_gpu".into(), "vendor.com/gpu=0".into());
+        }),
         ("mounts.mount_options", |c| {
             c.mounts = vec![v1::Mount { mount_options: vec!["noatime".into()], ..Default::default() }];
         }),

@@ -43,7 +43,7 @@ impl Snapshot {
         ] {
             t.extend(lines(program, args).into_iter().map(|l| format!("{what} {}", steady(what, &l))));
         }
-        files(Path::new("/run"), &|p| p.starts_with("/run/xtables.lock"), &mut t);
+        files(Path::new("/run"), &|p| p.starts_with("/run/xtables.lock") || is_lock(p), &mut t);
         let mut fds = 0;
         if let Some(s) = server {
             let kind = s.kind;
@@ -78,6 +78,11 @@ impl Snapshot {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// The lock of a server's instance: it stays for the next one.
+fn is_lock(path: &Path) -> bool {
+    path.to_str().is_some_and(|p| p.starts_with("/run/crisp-") && p.ends_with(".lock"))
 }
 
 /// How many fds a process has, without sockets: idle connections to a registry are kept for a while on purpose.

@@ -364,6 +364,7 @@ state = "{state}"
         let cri = self.cri().await?;
         cri.remove_everything().await?;
         self.stop().await;
+        let _ = fs::remove_file(format!("/run/crisp-{}.lock", self.instance));
         Ok(())
     }
 }

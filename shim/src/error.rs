@@ -57,10 +57,10 @@ pub enum Error {
     },
     #[error("ImageVolumeMountFailed: image {image:?} is not on this node: pull it first")]
     NoVolumeImage { image: String },
-    #[error("namespaces of pod sandbox {id}")]
-    Pins { id: String, source: crisp_netns::pin::Error },
-    #[error("network of pod sandbox {id}")]
-    Network { id: String, source: crisp_netns::Error },
+    #[error("namespaces of {of}")]
+    Pins { of: String, source: crisp_netns::pin::Error },
+    #[error("network of {of}")]
+    Network { of: String, source: crisp_netns::Error },
     #[error(transparent)]
     Spec(#[from] SpecError),
     #[error("{runtime} {verb} of container {id}: {text}")]
@@ -82,6 +82,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// For `map_err`: the namespaces of this sandbox.
+    pub fn pins(id: &str) -> impl FnOnce(pin::Error) -> Self {
+        move |source| Self::Pins { of: format!("pod sandbox {id}"), source }
+    }
+
+    /// For `map_err`: the network of this sandbox.
+    pub fn network(id: &str) -> impl FnOnce(crisp_netns::Error) -> Self {
+        move |source| Self::Network { of: format!("pod sandbox {id}"), source }
+    }
+
     /// For `map_err`: what was tried on which path.
     pub fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, path: path.to_owned(), source }

@@ -3,9 +3,7 @@
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +19,7 @@ use crate::flusher::Flusher;
 use crate::host::HostFacts;
 use crate::model::{ContainerRecord, Epoch, SandboxRecord};
 use crate::ops::Jobs;
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 use crate::registry::Registry;
 use crate::runtimes::Runtimes;
 use crate::{epoch, sys};
@@ -63,7 +61,7 @@ pub struct Node {
     /// Its path, for the PID namespace holder's root file system.
     pub monitor_path: PathBuf,
     /// Held as long as the server lives: one server a root, a state directory, an instance.
-    _locks: ([File; 2], UnixListener),
+    _locks: [File; 3],
 }
 
 /// `format.json`: what a server must understand to use this root.
@@ -97,8 +95,11 @@ impl Node {
             make_dir(&dir)?;
         }
         // Before anything is looked at: recovery removes what no record knows.
-        let files = [lock(&paths.lock(), "--root")?, lock(&paths.state_lock(), "--state")?];
-        let locks = (files, lock_instance(&place.instance)?);
+        let locks = [
+            lock(&paths.lock(), "--root")?,
+            lock(&paths.state_lock(), "--state")?,
+            lock(&paths::instance_lock(&place.instance), "--instance")?,
+        ];
         let disk = Disk::new();
         match disk.read::<Format>(&paths.format())? {
             None => disk.write(&paths.format(), &Format { incompatible: Vec::new() })?,
@@ -124,9 +125,9 @@ impl Node {
             plugin_timeout: config.cni.timeout,
             cluster_dir: "/etc/kubernetes".into(),
         });
-        let network = network.map_err(|source| Error::Network { id: "(none yet)".to_owned(), source })?;
+        let network = network.map_err(|source| Error::Network { of: "this node".to_owned(), source })?;
         let pins = Pins::open(&place.state, &place.instance)
-            .map_err(|source| Error::Pins { id: "(none yet)".to_owned(), source })?;
+            .map_err(|source| Error::Pins { of: "this node".to_owned(), source })?;
         let registry = RegistryOptions {
             config_path: config.registry.config_path.clone(),
             docker_config: Some(config.registry.docker_config.clone()),
@@ -177,19 +178,6 @@ pub fn make_dir(path: &Path) -> Result<()> {
 /// Removes what may not be there. A container fills its volumes: the tree may be of any depth.
 pub fn remove_dir(path: &Path) -> Result<()> {
     crisp_store::durable::remove_tree(path).map_err(Error::io("remove", path))
-}
-
-/// What bears the instance's name in the kernel is told from other servers' by that name alone. An abstract socket name
-/// belongs to the network namespace, as most of it does, and goes with the process.
-fn lock_instance(instance: &str) -> Result<UnixListener> {
-    let name = format!("crisp-{instance}");
-    let bound = SocketAddr::from_abstract_name(&name).and_then(|address| UnixListener::bind_addr(&address));
-    bound.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => Error::Precondition(format!(
-            "another crisp server is the instance {instance:?}: stop it, or give this one an --instance of its own"
-        )),
-        _ => Error::io("listen on", Path::new(&format!("@{name}")))(error),
-    })
 }
 
 fn lock(path: &Path, option: &str) -> Result<File> {

@@ -13,9 +13,16 @@
 //! └── volumes/<container id>/<n>/
 //!
 //! /run/netns/<instance>-<id>   network namespaces, where CNI plugins and people look
+//! /run/crisp-<instance>.lock   one server an instance
 //! ```
 
 use std::path::{Path, PathBuf};
+
+/// What bears the instance's name in the kernel is told from other servers' by that name alone. Not an abstract socket: any
+/// user, and any container on the node's network, could take its name and keep the server from starting.
+pub fn instance_lock(instance: &str) -> PathBuf {
+    PathBuf::from(format!("/run/crisp-{instance}.lock"))
+}
 
 /// The two roots; every other path derives from them and from ids.
 #[derive(Debug, Clone)]

@@ -137,6 +137,20 @@ fn is_pinned(record: &ImageRecord, patterns: &[String]) -> bool {
     names.any(|name| patterns.iter().any(|pattern| matches(pattern, &name)))
 }
 
+/// The full form of a name to pin, as [`matches`] compares it: `busybox:1` is `docker.io/library/busybox:1`. What ends in
+/// `*` is the beginning of full names, and stays as it is.
+///
+/// # Errors
+/// It is no name of an image.
+pub fn pin_pattern(given: &str) -> std::result::Result<String, crate::reference::Error> {
+    if given.ends_with('*') {
+        return Ok(given.to_owned());
+    }
+    let name: Reference = given.parse()?;
+    let last = given.rsplit('/').next().unwrap_or_default();
+    Ok(if last.contains([':', '@']) { name.to_string() } else { name.name() })
+}
+
 /// `registry/repository` patterns of the configuration: the whole name, or its beginning when it ends in `*`; a pattern
 /// without tag fits any tag.
 fn matches(pattern: &str, name: &str) -> bool {
@@ -193,6 +207,19 @@ pub(crate) mod tests {
         }
         let document = Document::parse(br#"{"rootfs":{}}"#).unwrap();
         Arc::new(Image::new(record, &document, Vec::new(), &["docker.io/library/pause".into(), "k8s.io/*".into()]))
+    }
+
+    #[test]
+    fn names_to_pin_are_written_as_people_write_names() {
+        for (given, full) in [
+            ("busybox:1", "docker.io/library/busybox:1"),
+            ("busybox", "docker.io/library/busybox"),
+            ("localhost:5000/a", "localhost:5000/a"),
+            ("k8s.io/*", "k8s.io/*"),
+        ] {
+            assert_eq!(pin_pattern(given).unwrap(), full);
+        }
+        assert!(pin_pattern("Not A Name").is_err());
     }
 
     #[test]

@@ -62,7 +62,7 @@ use layout::Layout;
 
 pub use config::ImageConfig;
 pub use error::{Error, LayerError, Result};
-pub use image::{Image, ImageLayer};
+pub use image::{Image, ImageLayer, pin_pattern};
 pub use names::Removed;
 pub use pipeline::{Error as ContentError, Limits};
 pub use progress::{LayerState, Progress, ProgressEvent};
@@ -191,7 +191,8 @@ impl Store {
             writable: usage::Writable::default(),
             layout,
             disk,
-            pinned,
+            // Bad ones are told by whoever reads the configuration.
+            pinned: pinned.iter().filter_map(|name| pin_pattern(name).ok()).collect(),
             limits,
             linger,
         }));

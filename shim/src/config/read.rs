@@ -102,7 +102,9 @@ fn resolve(mut table: Table, mistakes: &mut Vec<String>) -> Config {
         section.end();
     }
     if let Some(mut section) = top.section("images") {
-        section.texts("pinned", &mut config.images.pinned, |_| Ok(()));
+        section.texts("pinned", &mut config.images.pinned, |name| {
+            crisp_store::pin_pattern(name).map(drop).map_err(|error| error.to_string())
+        });
         section.end();
     }
     if let Some(mut section) = top.section("log") {

@@ -288,7 +288,7 @@ impl RuntimeService for Runtime {
         let node = Arc::clone(&self.0);
         let set = move || {
             let set = node.network.set_pod_cidrs(&subnets);
-            set.map_err(|source| Error::Network { id: "(all)".to_owned(), source })
+            set.map_err(|source| Error::Network { of: "all pod sandboxes".to_owned(), source })
         };
         blocking(set).await?;
         Ok(Response::new(Default::default()))

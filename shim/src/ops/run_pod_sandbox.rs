@@ -54,6 +54,7 @@ async fn make(node: &Arc<Node>, request: Request) -> Result<String> {
     }
     // Everything that can be refused is refused before the first effect.
     node.runtimes.get(&runtime_handler)?;
+    spec::check_sandbox(&config, &node.host)?;
     let sysctls = spec::sysctl::of_pod(&config);
     let hostname = pod_files::hostname(&config)?;
     let id = sys::new_id().map_err(Error::io("read", std::path::Path::new("/dev/urandom")))?;
@@ -100,18 +101,15 @@ async fn build(
         worker.disk.make_dir(&worker.paths.sandbox(id), 0o700)?;
         worker.disk.write_volatile(&file, &*record)?;
         let namespaces = namespaces(&record.config, &hostname, sysctls);
-        worker.pins.create(id, &namespaces).map_err(|source| Error::Pins { id: id.to_owned(), source })?;
+        worker.pins.create(id, &namespaces).map_err(Error::pins(id))?;
         pod_files::write(&worker.paths.pod(id), &record.config, &hostname)?;
         pod_files::own_by_pod_root(&worker.paths.pod(id), &record.config)?;
         if !namespaces.net {
             return Ok(None);
         }
         let attached = with_pod(&worker, &record, |pod| worker.network.attach(pod));
-        let attachment = attached.map_err(|source| Error::Network { id: id.to_owned(), source })?;
-        worker
-            .pins
-            .set_interface_sysctls(id, &namespaces)
-            .map_err(|source| Error::Pins { id: id.to_owned(), source })?;
+        let attachment = attached.map_err(Error::network(id))?;
+        worker.pins.set_interface_sysctls(id, &namespaces).map_err(Error::pins(id))?;
         pod_files::add_addresses(&worker.paths.pod(id), &hostname, &attachment.ips)?;
         Ok(Some(attachment))
     });

@@ -45,9 +45,9 @@ pub async fn halt(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
         let id = record.id.as_str();
         if network {
             run_pod_sandbox::with_pod(&worker, &record, |pod| worker.network.detach(pod, record.attachment.as_ref()))
-                .map_err(|source| Error::Network { id: id.to_owned(), source })?;
+                .map_err(Error::network(id))?;
         }
-        worker.pins.remove(id).map_err(|source| Error::Pins { id: id.to_owned(), source })
+        worker.pins.remove(id).map_err(Error::pins(id))
     })
     .await?;
     if sandbox.record().stopped_at.is_none() {

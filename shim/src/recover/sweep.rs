@@ -90,9 +90,9 @@ fn wait_for_monitor(dir: &Path) {
 }
 
 fn sandboxes(node: &Node) -> Result<()> {
-    for id in node.pins.list().map_err(|source| Error::Pins { id: "(all)".to_owned(), source })? {
+    for id in node.pins.list().map_err(|source| Error::Pins { of: "all pod sandboxes".to_owned(), source })? {
         if !is_sandbox(node, &id) {
-            node.pins.remove(&id).map_err(|source| Error::Pins { id: id.clone(), source })?;
+            node.pins.remove(&id).map_err(Error::pins(&id))?;
         }
     }
     for id in node.disk.list(&node.paths.pods())? {
@@ -101,7 +101,9 @@ fn sandboxes(node: &Node) -> Result<()> {
         }
     }
     // A pod's record is there before its network is, so pods may be attached meanwhile.
-    node.network.gc(&|id| is_sandbox(node, id)).map_err(|source| Error::Network { id: "(all)".to_owned(), source })
+    node.network
+        .gc(&|id| is_sandbox(node, id))
+        .map_err(|source| Error::Network { of: "all pod sandboxes".to_owned(), source })
 }
 
 /// Programs of other versions. A monitor that runs holds its own; a holder that waits for its start still needs its root

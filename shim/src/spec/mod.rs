@@ -40,7 +40,7 @@ pub mod user;
 pub use capabilities::CapSet;
 pub use error::SpecError;
 pub use mounts::image_volumes;
-pub use namespaces::{Shared, shared};
+pub use namespaces::{Shared, check_sandbox, shared};
 pub use node::Node;
 pub use seccomp::SeccompError;
 pub use user::UserError;

@@ -12,8 +12,8 @@
 use super::oci::{IdMapping, Namespace, NamespaceType};
 use super::{Inputs, SpecError};
 use crate::cgroup::Version;
-use crate::host::Features;
-use crate::model::{ContainerConfig, NamespaceMode, SandboxConfig, UserMapping};
+use crate::host::{Features, HostFacts};
+use crate::model::{ContainerConfig, NamespaceMode, Namespaces, SandboxConfig, UserMapping};
 
 /// What a container shares with its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,17 +70,42 @@ pub fn shared<'a>(sandbox: &'a SandboxConfig, container: &ContainerConfig) -> Re
         user: pod.user.as_ref(),
     };
     if shared.user.is_some() {
-        // The kernel lets nobody mount a proc, sysfs or mqueue of a namespace that belongs to a user namespace above.
-        for (name, node) in [("network", !shared.net), ("IPC", !shared.ipc), ("PID", pid == NamespaceMode::Node)] {
-            if node {
-                return Err(SpecError::unsupported(
-                    "a user namespace",
-                    format!("the pod uses the node's {name} namespace"),
-                ));
-            }
-        }
+        own_all([("network", pod.network), ("IPC", pod.ipc), ("PID", pid)])?;
     }
     Ok(shared)
+}
+
+/// What a sandbox asks for and no container of it could have.
+///
+/// # Errors
+/// A user namespace that this node has not, or not with the other namespaces.
+pub fn check_sandbox(sandbox: &SandboxConfig, host: &HostFacts) -> Result<(), SpecError> {
+    let Namespaces { network, ipc, pid, user, .. } = &sandbox.namespaces;
+    if user.is_none() {
+        return Ok(());
+    }
+    if !host.user_namespaces {
+        return Err(no_user_namespaces());
+    }
+    if !host.has_idmapped_overlay() {
+        return Err(SpecError::unsupported(USER, "the kernel cannot map the ids of a root file system: 5.19 can"));
+    }
+    own_all([("network", *network), ("IPC", *ipc), ("PID", *pid)])
+}
+
+/// With a user namespace: the kernel lets nobody mount a proc, sysfs or mqueue of a namespace that belongs to a user
+/// namespace above.
+fn own_all(modes: [(&str, NamespaceMode); 3]) -> Result<(), SpecError> {
+    match modes.iter().find(|(_, mode)| *mode == NamespaceMode::Node) {
+        Some((name, _)) => Err(SpecError::unsupported(USER, format!("the pod uses the node's {name} namespace"))),
+        None => Ok(()),
+    }
+}
+
+const USER: &str = "a user namespace";
+
+fn no_user_namespaces() -> SpecError {
+    SpecError::unsupported(USER, "the kernel has none, or user.max_user_namespaces is 0")
 }
 
 /// `linux.namespaces`.
@@ -91,8 +116,7 @@ pub(super) fn build(inputs: &Inputs<'_>, shared: &Shared<'_>) -> Result<Vec<Name
     let mut list = vec![new(NamespaceType::Mount)];
     if shared.user.is_some() {
         if !host.user_namespaces {
-            let why = "the kernel has none, or user.max_user_namespaces is 0";
-            return Err(SpecError::unsupported("a user namespace", why));
+            return Err(no_user_namespaces());
         }
         list.push(join(NamespaceType::User, &paths.user));
     }

@@ -197,7 +197,15 @@ fn a_user_namespace_goes_with_no_namespace_of_the_node() {
     let mut case = Case::new();
     case.sandbox.namespaces.user = Some(mapping());
     case.sandbox.namespaces.network = NamespaceMode::Node;
-    assert_eq!(case.error(), "a user namespace is not possible: the pod uses the node's network namespace");
+    let why = "a user namespace is not possible: the pod uses the node's network namespace";
+    assert_eq!(case.error(), why);
+    case.host.kernel = KernelVersion { major: 6, minor: 1 };
+    let check = |case: &Case| check_sandbox(&case.sandbox, &case.host).map_err(|error| error.to_string());
+    assert_eq!(check(&case), Err(why.to_owned()), "and the sandbox itself is refused");
+    case.sandbox.namespaces.network = NamespaceMode::Pod;
+    check(&case).unwrap();
+    case.host.kernel = KernelVersion { major: 5, minor: 15 };
+    assert!(check(&case).unwrap_err().contains("5.19"));
 }
 
 #[test]

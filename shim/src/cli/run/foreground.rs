@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crisp_cri_proto::v1;
+use tokio::sync::mpsc;
 
 use super::Started;
 use crate::cli::client::Client;
-use crate::cli::error::{self, CliError, Result};
+use crate::cli::error::{self, CliError, INTERRUPTED, Result};
 use crate::cli::interrupts::Interrupts;
 use crate::cli::log::{self, Show};
 use crate::cli::{exec, logs, rm, stop};
@@ -23,6 +24,11 @@ const KILLED: u8 = 137;
 /// Shows the container until it ends; then the pod is stopped, or removed.
 pub async fn follow(client: &mut Client, started: &Started, remove: bool, interrupts: Interrupts) -> Result<ExitCode> {
     let shown = show(client, started, interrupts).await;
+    if let Err(error) = &shown
+        && error.code == INTERRUPTED
+    {
+        return shown.map(|()| ExitCode::SUCCESS);
+    }
     if shown.is_err() {
         // Nobody sees its output any more: that it runs on, unseen, is what -d is for.
         stop::container_of(client, &started.container, UNSEEN).await?;
@@ -56,6 +62,7 @@ async fn show(client: &mut Client, started: &Started, mut interrupts: Interrupts
     let ended = async move { logs::wait(&mut waiter, &id).await };
     // On a thread of its own: while a write waits for a reader, Ctrl-C is still heard.
     let mut shown = tokio::spawn(log::follow(log, ended));
+    let (failed, mut failures) = mpsc::unbounded_channel();
     loop {
         tokio::select! {
             done = &mut shown => {
@@ -64,13 +71,26 @@ async fn show(client: &mut Client, started: &Started, mut interrupts: Interrupts
                     Err(_) => Err(CliError::new("showing the output ended badly")),
                 };
             }
-            number = interrupts.next() => end(client, started, number),
+            number = interrupts.next() => match number {
+                1 | 2 => end(client, started, number, failed.clone()),
+                _ => return Err(given_up(started, "it was not stopped in time".to_owned())),
+            },
+            Some(error) = failures.recv() => match error.is_lost_server() {
+                true => return Err(given_up(started, error.message)),
+                false => drop(error.report()),
+            },
         }
     }
 }
 
+/// Nobody waits any longer for a container that could not be stopped.
+fn given_up(started: &Started, why: String) -> CliError {
+    let hint = format!("{0} may run on: \"crisp rm --force {0}\" ends and removes it", started.name);
+    CliError::new(why).hint(hint).code(INTERRUPTED)
+}
+
 /// Stops it the first time, kills it the second. The end is seen by the one who waits for it.
-fn end(client: &Client, started: &Started, number: u32) {
+fn end(client: &Client, started: &Started, number: u32, failed: mpsc::UnboundedSender<CliError>) {
     let time = if number == 1 { PATIENCE } else { Duration::ZERO };
     if number == 1 && io::stderr().is_terminal() {
         eprintln!("\nstopping {}; Ctrl-C again kills it", started.name);
@@ -78,7 +98,7 @@ fn end(client: &Client, started: &Started, number: u32) {
     let (mut client, id) = (client.clone(), started.container.clone());
     tokio::spawn(async move {
         if let Err(error) = stop::container_of(&mut client, &id, time).await {
-            error.report();
+            let _ = failed.send(error);
         }
     });
 }

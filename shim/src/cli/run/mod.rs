@@ -9,6 +9,7 @@
 //! it runs on.
 
 pub mod args;
+mod dns;
 mod foreground;
 mod name;
 mod request;
@@ -79,17 +80,28 @@ async fn start(client: &mut Client, run: &Run, interrupts: &mut Interrupts) -> R
         log_directory: &log_directory.to_string_lossy(),
         image_id: &image_id,
         here: &here,
+        dns: dns::config(),
     };
     // Everything that can be refused is refused before the first effect.
     let pod_config = request::sandbox(run, &given).map_err(CliError::new)?;
     let container_config = request::container(run, &given).map_err(CliError::new)?;
     let request = v1::RunPodSandboxRequest { config: Some(pod_config.clone()), runtime_handler: run.runtime.clone() };
-    let pod = client.runtime.run_pod_sandbox(client::of_cli(request)).await?.into_inner().pod_sandbox_id;
+    let mut runtime = client.runtime.clone();
+    let pod = tokio::select! {
+        made = runtime.run_pod_sandbox(client::of_cli(request)) => made?.into_inner().pod_sandbox_id,
+        _ = interrupts.next() => {
+            let hint = format!("the server goes on with it: remove it with \"crisp rm --force {name}\"");
+            return Err(CliError::new("interrupted while the pod was made").hint(hint).code(INTERRUPTED));
+        }
+    };
     match fill(client, &pod, pod_config, container_config, interrupts).await {
         Ok(container) => Ok(Started { name, pod, container }),
         Err(error) => {
             // The first error says more than what a removal could add; the pod is listed if it stays.
-            let _ = rm::remove_pod(client, &pod).await;
+            tokio::select! {
+                _ = rm::remove_pod(client, &pod) => {}
+                _ = interrupts.next() => {}
+            }
             Err(failure(error))
         }
     }
@@ -101,7 +113,7 @@ async fn fill(
     pod: &str,
     pod_config: v1::PodSandboxConfig,
     config: v1::ContainerConfig,
-    interrupts: &Interrupts,
+    interrupts: &mut Interrupts,
 ) -> Result<String> {
     interrupts.check()?;
     let request = v1::CreateContainerRequest {
@@ -109,10 +121,16 @@ async fn fill(
         config: Some(config),
         sandbox_config: Some(pod_config),
     };
-    let container = client.runtime.create_container(request).await?.into_inner().container_id;
-    interrupts.check()?;
-    client.runtime.start_container(v1::StartContainerRequest { container_id: container.clone() }).await?;
-    Ok(container)
+    let mut runtime = client.runtime.clone();
+    let made = async {
+        let container = client.runtime.create_container(request).await?.into_inner().container_id;
+        runtime.start_container(v1::StartContainerRequest { container_id: container.clone() }).await?;
+        Ok(container)
+    };
+    tokio::select! {
+        made = made => made,
+        _ = interrupts.next() => Err(CliError::silent(INTERRUPTED)),
+    }
 }
 
 async fn choose_name(client: &mut Client, wanted: Option<&str>) -> Result<String> {

@@ -1,7 +1,7 @@
 //! From the options of `crisp run` to what the CRI is asked for: pure.
 //!
 //! A container gets what docker's do: the runtime's default seccomp profile, masked and read-only paths, a PID namespace
-//! of its own, the host's resolv.conf.
+//! of its own, the host's resolv.conf or what stands behind it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -40,6 +40,8 @@ pub struct Given<'a> {
     pub image_id: &'a str,
     /// Where relative volumes begin.
     pub here: &'a Path,
+    /// Of the pod's own network; `None` is the node's file.
+    pub dns: Option<v1::DnsConfig>,
 }
 
 /// For RunPodSandbox.
@@ -57,7 +59,7 @@ pub fn sandbox(run: &Run, given: &Given<'_>) -> Result<v1::PodSandboxConfig, Str
         }),
         hostname: if run.network == Network::Host { String::new() } else { hostname },
         log_directory: given.log_directory.to_owned(),
-        dns_config: None,
+        dns_config: given.dns.clone().filter(|_| run.network != Network::Host),
         port_mappings: run.ports.iter().map(|port| port.mapping()).collect(),
         labels: labels(run),
         annotations: annotations(run),
@@ -217,7 +219,14 @@ mod tests {
     }
 
     fn given() -> Given<'static> {
-        Given { name: "web_1", uid: "1-2", log_directory: "/l/1-2", image_id: "sha256:1", here: Path::new("/home") }
+        Given {
+            name: "web_1",
+            uid: "1-2",
+            log_directory: "/l/1-2",
+            image_id: "sha256:1",
+            here: Path::new("/home"),
+            dns: None,
+        }
     }
 
     #[test]

@@ -27,7 +27,9 @@ use crate::error::{Error, Result};
 use crate::model::{ContainerRecord, SandboxRecord};
 use crate::monitor::{Link, follow};
 use crate::node::{Node, blocking, remove_dir};
-use crate::ops::{create_container, holder, remove_container, remove_pod_sandbox, run_pod_sandbox, stop_container};
+use crate::ops::{
+    auto_remove, create_container, holder, remove_container, remove_pod_sandbox, run_pod_sandbox, stop_container,
+};
 use crate::sandbox::Sandbox;
 use crate::{epoch, sys};
 
@@ -60,6 +62,9 @@ pub async fn recover(node: &Arc<Node>) -> Result<()> {
         }
     }
     followed.extend(containers.into_iter().filter_map(|record| adopt(node, record)));
+    for container in node.registry.containers() {
+        auto_remove::when_ended(node, &container);
+    }
     let spoken = async {
         for container in followed {
             container.born().await;

@@ -6,7 +6,12 @@ use crate::{
     sh::{self, Out},
 };
 use serde_json::Value;
-use std::{fs, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
@@ -14,6 +19,7 @@ use tokio::{
 
 cases!("cli":
     run_shows_output_and_exit_code, a_missing_program_is_127, an_interrupt_ends_and_removes, in_the_background_to_the_end,
+    in_the_background_and_removed_at_the_end,
     options_reach_the_container, json_shows_what_kubelet_does_not_see, images_come_and_go, config_check_names_the_mistake,
     completions_and_manual, without_a_server_it_says_how_to_start_one,
 );
@@ -25,6 +31,10 @@ struct Cli {
 }
 
 impl Cli {
+    fn of(ctx: &Ctx, sock: &Path) -> Res<Self> {
+        Ok(Self { program: ctx.world()?.crisp.clone(), endpoint: format!("unix://{}", sock.display()) })
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new(&self.program);
         c.args(["--endpoint", &self.endpoint]).args(args);
@@ -58,7 +68,7 @@ async fn with(ctx: &Ctx, work: impl AsyncFnOnce(&Cli) -> Res) -> Res {
     ctx.only_crisp("it is crisp's own command line")?;
     let sock = ctx.shared().as_ref().map(|s| s.sock.clone());
     let Some(sock) = sock else { return crate::fail::skip("needs a server of its own") };
-    let cli = Cli { program: ctx.world()?.crisp.clone(), endpoint: format!("unix://{}", sock.display()) };
+    let cli = Cli::of(ctx, &sock)?;
     ctx.cri.ensure(&ctx.busybox()).await?;
     let result = work(&cli).await;
     let left = cli.pods().await?;
@@ -137,6 +147,36 @@ async fn in_the_background_to_the_end(ctx: &Ctx) -> Res {
         cli.ok(&["rm", "web"]).await.map(drop)
     })
     .await
+}
+
+async fn in_the_background_and_removed_at_the_end(ctx: &Ctx) -> Res {
+    let image = ctx.busybox();
+    ctx.only_crisp("it is crisp's own command line")?;
+    let mut server = ctx.own(|_| ()).await?;
+    let cli = Cli::of(ctx, &server.sock)?;
+    let cri = server.cri().await?;
+    cri.ensure(&image).await?;
+    for (name, time) in [("short", "0.5"), ("long", "4"), ("stopped", "600")] {
+        cli.ok(&["run", "-d", "--rm", "--name", name, &image, "sleep", time]).await?;
+    }
+    cli.ok(&["stop", "-t", "0", "stopped"]).await?;
+    let gone = async |names: &[&str]| {
+        for _ in 0..100 {
+            let pods = cli.pods().await?;
+            if !pods.iter().any(|pod| names.contains(&pod.as_str())) {
+                return Ok(pods);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        crate::fail::wrong("it is not removed when it has ended")
+    };
+    same!("pods", gone(&["short", "stopped"]).await?, ["long"]);
+    // It ends while there is no server: the next one removes it.
+    server.kill9();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    server.start_again().await?;
+    same!("pods", gone(&["long"]).await?, [""; 0]);
+    server.finish().await
 }
 
 async fn options_reach_the_container(ctx: &Ctx) -> Res {

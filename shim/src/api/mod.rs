@@ -29,6 +29,8 @@ pub mod v1 {
 
 /// `origin` in the record of a pod that `crisp run` made.
 pub const ORIGIN: &str = "cli";
+/// Label of a container of such a pod: the server removes the pod when the container has ended.
+pub const REMOVE_LABEL: &str = "io.crisp.remove";
 /// Metadata of RunPodSandbox: who makes the pod.
 pub const ORIGIN_HEADER: &str = "crisp-origin";
 /// Metadata of lists: `true` asks for the CLI's pods, too.

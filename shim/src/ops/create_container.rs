@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::launch::{self, Plan};
-use super::{Outcome, both, holder, remove_container, run_pod_sandbox};
+use super::{Outcome, auto_remove, both, holder, remove_container, run_pod_sandbox};
 use crate::container::{Container, State, Status};
 use crate::error::{Error, Result};
 use crate::model::{ContainerConfig, ContainerName, ContainerRecord, NamespaceMode, Process, ResolvedUser};
@@ -89,7 +89,8 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, config: ContainerConfig)
     let container = Container::new(plan.record.clone(), Status::default(), link);
     match build(node, &container, plan, questions).await {
         Ok(()) => {
-            node.registry.add_container(container);
+            node.registry.add_container(Arc::clone(&container));
+            auto_remove::when_ended(node, &container);
             Ok(id)
         }
         Err(Error::Runtime { text, .. }) if is_about_the_program(&text) => {

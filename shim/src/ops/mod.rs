@@ -6,10 +6,12 @@
 //! | [`create_container`] | record, snapshot, bundle, monitor, `runtime create` |
 //! | [`start_container`] | `runtime start`, by the monitor |
 //! | [`stop_container`], [`remove_container`] | signal, kill; everything that create made |
+//! | [`auto_remove`] | the pod, when its container has ended (`crisp run -d --rm`) |
 //! | [`stop_pod_sandbox`], [`remove_pod_sandbox`] | containers, holder, network, namespaces; the record |
 //! | [`exec_sync`] | a process in a container, by a helper of its own |
 //! | [`holder`] | the process that keeps a pod's PID namespace, where one is shared |
 
+pub mod auto_remove;
 pub mod create_container;
 pub mod exec_sync;
 pub mod holder;

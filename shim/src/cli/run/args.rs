@@ -35,7 +35,7 @@ pub struct Run {
     #[arg(short, long)]
     pub detach: bool,
     /// Remove it when it has ended.
-    #[arg(long, conflicts_with = "detach")]
+    #[arg(long)]
     pub rm: bool,
     /// What it is called; default: a name is made up.
     #[arg(long, value_name = "NAME", value_parser = super::name::checked)]

@@ -91,7 +91,7 @@ pub fn container(run: &Run, given: &Given<'_>) -> Result<v1::ContainerConfig, St
         working_dir: run.workdir.clone(),
         envs: variables(run)?,
         mounts: run.volumes.iter().map(|volume| volume.mount(given.here)).collect(),
-        labels: labels(run),
+        labels: container_labels(run),
         annotations: annotations(run),
         log_path: format!("{}.log", given.name),
         linux: Some(v1::LinuxContainerConfig {
@@ -131,6 +131,15 @@ fn variables(run: &Run) -> Result<Vec<v1::KeyValue>, String> {
 fn labels(run: &Run) -> HashMap<String, String> {
     let origin = (ORIGIN_LABEL.to_owned(), crate::api::ORIGIN.to_owned());
     run.labels.iter().cloned().chain([origin]).collect()
+}
+
+/// In the foreground this program removes what has ended, in the background the server.
+fn container_labels(run: &Run) -> HashMap<String, String> {
+    let mut labels = labels(run);
+    if run.rm && run.detach {
+        labels.insert(crate::api::REMOVE_LABEL.to_owned(), String::new());
+    }
+    labels
 }
 
 fn annotations(run: &Run) -> HashMap<String, String> {

@@ -13,7 +13,7 @@ use super::ports::{Host, Listener, listeners};
 use super::records::Record;
 use super::rules::{self, Entry};
 use super::state::{Phase, Shared, State};
-use super::{Error, base, host, names, netfilter};
+use super::{Error, base, host, names, netfilter, probe};
 use crate::{Attachment, Pod, Protocol, enter};
 
 /// How many addresses are tried when others on the host route them.
@@ -38,12 +38,14 @@ impl Shared {
         if let Some(ips) = self.attached_before(id)? {
             return Ok(ips);
         }
+        let wanted = listeners(pod.ports);
         for _ in 1..TRIES {
             let mut state = self.lock();
             self.ensure(&mut state)?;
-            if let (false, Some(why)) = (listeners(pod.ports).is_empty(), table_missing(&state)) {
+            if let (false, Some(why)) = (wanted.is_empty(), table_missing(&state)) {
                 return Err(Error::NoHostPorts(why));
             }
+            probe::free(wanted.iter().filter(|listener| state.serves(listener.host, ipv6)))?;
             let record = loop {
                 match state.reserve(&self.names, id, pod.ports, ipv6) {
                     Err(Error::PortInUse { pod, .. })

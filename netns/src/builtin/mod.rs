@@ -4,6 +4,7 @@
 //!   attach ─ attach.rs ──┬─ state.rs    who has which address and port; pool.rs, ports.rs, records.rs (on disk)
 //!                        ├─ base.rs     what stands while there are pods: forwarding, ranges (subnets.rs), the table
 //!                        │              (rules.rs), other owners' forward chains (forward.rs)
+//!                        ├─ probe.rs    whether processes of the host listen on the pod's ports
 //!                        └─ link.rs     the veth pair, in two batches of netlink messages (netlink.rs)
 //!   detach ─ detach.rs ──┬─ at once      the pod's routes on the host: nothing reaches it any more
 //!                        └─ the reaper   host ports, UDP flows (netfilter.rs), the pair, then the record;
@@ -30,6 +31,7 @@ mod netfilter;
 mod netlink;
 mod pool;
 mod ports;
+mod probe;
 mod program;
 mod records;
 mod route;
@@ -113,6 +115,16 @@ pub enum Error {
         port: u16,
         /// Who has it.
         pod: String,
+    },
+    /// A process of the host listens on the host port.
+    #[error("host port {port}/{protocol} on {address} is already in use by a process of this host")]
+    PortOfHost {
+        /// `tcp`, `udp` or `sctp`.
+        protocol: &'static str,
+        /// The host's port.
+        port: u16,
+        /// The host address asked for; unspecified: all of its family.
+        address: IpAddr,
     },
     /// A host port's address is of a family that pods have no address of.
     #[error("host port {port} on {host_ip}: pods have no address of that IP version here")]

@@ -109,6 +109,12 @@ impl Shared {
 }
 
 impl State {
+    /// Whether a pod, which may have IPv6 or not, gets an address of the family that such a listener leads to.
+    pub(super) fn serves(&self, host: Host, ipv6: bool) -> bool {
+        let ipv4 = host.is_ipv4();
+        (ipv4 || ipv6) && self.pools.iter().any(|pool| pool.subnet().address().is_ipv4() == ipv4)
+    }
+
     /// Takes an address of each range that the pod can have, and its host ports.
     pub(super) fn reserve(
         &mut self,
@@ -121,11 +127,9 @@ impl State {
         if let Some(other) = self.pods.values().find(|held| held.record.link == link) {
             return Err(Error::NameTaken { link, pod: other.record.id.clone() });
         }
-        let families: Vec<bool> = self.pools.iter().map(|pool| pool.subnet().address().is_ipv4()).collect();
         let listeners = listeners(ports);
         for listener in &listeners {
-            let served = families.iter().any(|ipv4| *ipv4 == listener.host.is_ipv4() && (*ipv4 || ipv6));
-            if let (Host::At(host_ip), false) = (listener.host, served) {
+            if let (Host::At(host_ip), false) = (listener.host, self.serves(listener.host, ipv6)) {
                 return Err(Error::HostIp { port: listener.port, host_ip });
             }
         }

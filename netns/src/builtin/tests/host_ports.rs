@@ -209,6 +209,50 @@ fn a_taken_host_port_names_its_pod_and_changes_nothing() {
 }
 
 #[test]
+fn a_host_port_on_which_the_host_listens_is_refused_and_leaves_nothing() {
+    on_a_host(|| {
+        let server = server();
+        sh("ip addr add 192.0.2.2/24 dev lo");
+        serve(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 22)), "sshd");
+        serve(SocketAddr::new(LOOPBACK4, 23), "local");
+        let _dns = UdpSocket::bind("127.0.0.53:53").unwrap();
+        // Answers are kept open, so that there is a connection that must not count.
+        let client = TcpStream::connect((LOOPBACK4, 22)).unwrap();
+        let namespace = Namespace::new();
+        for (taken, shown) in [
+            (port(Protocol::Tcp, "", 22, 22), "22/tcp on 0.0.0.0"),
+            (port(Protocol::Tcp, "::", 22, 22), "22/tcp on ::"),
+            (port(Protocol::Tcp, "192.0.2.2", 22, 22), "22/tcp on 192.0.2.2"),
+            (port(Protocol::Tcp, "", 23, 22), "23/tcp on 0.0.0.0"),
+            (port(Protocol::Udp, "", 53, 53), "53/udp on 0.0.0.0"),
+        ] {
+            let ports = [port(Protocol::Tcp, "", 8080, 80), taken];
+            let refused = server.attach("web", &namespace.path(), &ports).unwrap_err();
+            assert!(matches!(refused, Error::PortOfHost { .. }) && refused.to_string().contains(shown), "{refused}");
+        }
+        assert!(ask(LOOPBACK4, 22).unwrap().starts_with("sshd"));
+        assert_eq!(namespace.run(|| sh("ip -o link | grep eth0 || true")), "");
+        assert_clean(&server);
+        // Other addresses, families and protocols, addresses that the host does not have, and a client's port are free.
+        let ports = [
+            port(Protocol::Tcp, "192.0.2.2", 23, 80),
+            port(Protocol::Tcp, "::", 23, 80),
+            port(Protocol::Tcp, "192.0.2.2", 53, 80),
+            port(Protocol::Udp, "", 22, 80),
+            port(Protocol::Sctp, "", 22, 80),
+            port(Protocol::Tcp, "198.51.100.9", 22, 80),
+            port(Protocol::Tcp, "", client.local_addr().unwrap().port(), 80),
+        ];
+        let ips = server.attach("web", &namespace.path(), &ports).unwrap();
+        // Who comes later does not stand in the way of what is attached.
+        let _late = UdpSocket::bind("0.0.0.0:22").unwrap();
+        assert_eq!(server.attach("web", &namespace.path(), &ports).unwrap(), ips);
+        server.detach("web");
+        assert_clean(&server);
+    });
+}
+
+#[test]
 fn a_flushed_ruleset_is_whole_again_with_the_next_look() {
     on_a_host(|| {
         let server = server();

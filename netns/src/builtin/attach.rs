@@ -6,14 +6,16 @@ use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::link::{self, Pair};
+use super::netfilter::Flows;
 use super::netlink::Socket;
 use super::ports::{Host, Listener, listeners};
 use super::records::Record;
 use super::rules::{self, Entry};
 use super::state::{Phase, Shared, State};
-use super::{Error, base, host, names, netfilter, probe};
+use super::{Error, base, host, names, probe};
 use crate::{Attachment, Pod, Protocol, enter};
 
 /// How many addresses are tried when others on the host route them.
@@ -171,12 +173,29 @@ impl Shared {
                 Host::At(ip) => BTreeSet::from([ip]),
                 Host::Any4 | Host::Any6 => link::addresses(&mut Socket::route()?, listener.host.is_ipv4())?,
             };
-            let mut kernel = Socket::netfilter()?;
             for host in hosts {
-                if let Err(error) = netfilter::end_flows_to_port(&mut kernel, host, listener.port) {
-                    say_flows(&error);
-                }
+                self.end_flows(&Flows::to_port(host, listener.port))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Ends flows. A kernel that refuses is only told of: old clients are served when their flows time out then.
+    pub(super) fn end_flows(&self, flows: &Flows) -> Result<(), Error> {
+        let mut kernel = Socket::netfilter()?;
+        let mut ended = Ok(());
+        if !self.one_by_one.load(Relaxed) {
+            ended = flows.end(&mut kernel);
+            let refused = ended.as_ref().is_err_and(base::unsupported);
+            self.one_by_one.fetch_or(refused, Relaxed);
+        }
+        if self.one_by_one.load(Relaxed) {
+            ended = flows.end_one_by_one(&mut kernel);
+        }
+        match ended {
+            Err(error) if base::unsupported(&error) => tracing::debug!(%error, "this kernel cannot end flows"),
+            Err(error) => tracing::warn!(%error, "old UDP flows could not be ended"),
+            Ok(()) => {}
         }
         Ok(())
     }
@@ -220,13 +239,4 @@ fn look_inside(pod: &Pod<'_>) -> Result<(File, Socket, bool), Error> {
     let look = || (Socket::route(), host::ipv6_missing().is_none());
     let (socket, ipv6) = enter::netns_fd(netns.as_fd(), look).map_err(fail)?;
     Ok((netns, socket?, ipv6))
-}
-
-/// Kernels before 6.8 cannot end flows by port or address; then old clients are served when their flow times out.
-pub(super) fn say_flows(error: &std::io::Error) {
-    if base::unsupported(error) {
-        tracing::debug!(%error, "this kernel cannot end UDP flows one by one");
-    } else {
-        tracing::warn!(%error, "old UDP flows could not be ended");
-    }
 }

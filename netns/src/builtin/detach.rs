@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::attach::say_flows;
+use super::netfilter::Flows;
 use super::netlink::Socket;
 use super::ports::Listener;
 use super::records::Record;
 use super::rules::{self, Entry};
 use super::state::{Phase, Shared, State};
-use super::{Error, link, netfilter};
+use super::{Error, link};
 use crate::Protocol;
 
 /// What is to be removed of a pod.
@@ -77,8 +77,7 @@ impl Shared {
         }
         let udp = |listeners: &[Listener]| listeners.iter().any(|listener| listener.protocol == Protocol::Udp);
         for ip in pods.iter().filter(|(_, listeners)| udp(listeners)).flat_map(|(record, _)| &record.ips) {
-            let mut kernel = Socket::netfilter()?;
-            netfilter::end_flows_from(&mut kernel, *ip).unwrap_or_else(|error| say_flows(&error));
+            self.end_flows(&Flows::from_pod(*ip))?;
         }
         Ok(())
     }

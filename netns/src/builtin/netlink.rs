@@ -217,3 +217,14 @@ pub(super) fn attribute(request: &mut Vec<u8>, kind: u16, value: &[u8]) {
     request.extend(value);
     request.resize(request.len().next_multiple_of(4), 0);
 }
+
+/// The attributes that stand one after another, as far as they are whole: type, flags included, and value.
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}

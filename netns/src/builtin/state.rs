@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -74,6 +74,8 @@ pub(super) struct Shared {
     pub(super) transactions: AtomicU32,
     /// Held while the ruleset and that number change together.
     pub(super) ruleset: Mutex<()>,
+    /// Set when the kernel refused to end flows other than one by one.
+    pub(super) one_by_one: AtomicBool,
 }
 
 impl Shared {
@@ -96,6 +98,7 @@ impl Shared {
             changed: Condvar::new(),
             transactions: AtomicU32::new(0),
             ruleset: Mutex::new(()),
+            one_by_one: AtomicBool::new(false),
         })
     }
 

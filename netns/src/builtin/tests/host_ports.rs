@@ -1,5 +1,7 @@
 //! Host ports, from everywhere.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::*;
 
 /// Instance, ranges, and the addresses by which the host shows itself to pods behind NAT.
@@ -118,9 +120,20 @@ fn a_neighbour_does_not_reach_a_host_port_on_loopback() {
 
 #[test]
 fn udp_clients_that_came_before_the_pod_and_stay_after_it_are_served() {
-    on_a_host(|| {
+    serves_udp_clients(false);
+}
+
+/// As kernels before 6.8 have it.
+#[test]
+fn udp_clients_are_served_where_flows_end_one_by_one() {
+    serves_udp_clients(true);
+}
+
+fn serves_udp_clients(one_by_one: bool) {
+    on_a_host(move || {
         let outside = outside();
         let server = server();
+        server.builtin().shared.one_by_one.store(one_by_one, Relaxed);
         let ports = [port(Protocol::Udp, "", 5353, 53)];
         let clients = ["192.0.2.2", "fd00:99::2"].map(|host| {
             outside.run(|| {
@@ -157,7 +170,11 @@ fn udp_clients_that_came_before_the_pod_and_stay_after_it_are_served() {
 
 #[test]
 fn a_udp_host_port_leaves_flows_to_that_port_elsewhere_alone() {
-    on_a_host(|| {
+    [false, true].into_iter().for_each(leaves_flows_elsewhere);
+}
+
+fn leaves_flows_elsewhere(one_by_one: bool) {
+    on_a_host(move || {
         let outside = outside();
         let socket = outside.run(|| UdpSocket::bind("192.0.2.1:5353").unwrap());
         std::thread::spawn(move || {
@@ -167,6 +184,7 @@ fn a_udp_host_port_leaves_flows_to_that_port_elsewhere_alone() {
             }
         });
         let server = server();
+        server.builtin().shared.one_by_one.store(one_by_one, Relaxed);
         let (client, _) = server.pod("client", &[]);
         let client = client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
         client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();

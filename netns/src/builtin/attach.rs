@@ -40,6 +40,7 @@ impl Shared {
         if let Some(ips) = self.attached_before(id)? {
             return Ok(ips);
         }
+        say_limits(pod);
         let wanted = listeners(pod.ports);
         for _ in 1..TRIES {
             let mut state = self.lock();
@@ -220,6 +221,19 @@ impl Shared {
             return Err(differs("its namespace has no eth0"));
         }
         Ok(())
+    }
+}
+
+/// Traffic limits are a wish, not a condition: the pod runs without them, but not without a word.
+fn say_limits(pod: &Pod<'_>) {
+    let limited = |rate: Option<u64>| rate.is_some_and(|rate| rate > 0);
+    if pod.bandwidth.is_some_and(|limits| limited(limits.ingress) || limited(limits.egress)) {
+        tracing::warn!(
+            pod = pod.id,
+            name = format!("{}/{}", pod.namespace, pod.name),
+            "the pod's bandwidth is not limited: the built-in network does not shape traffic, a CNI configuration with the \
+             bandwidth plugin does"
+        );
     }
 }
 

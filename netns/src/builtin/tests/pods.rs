@@ -1,8 +1,14 @@
 //! Pods' own traffic, ranges, instances, and how long it takes.
 
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber, span};
+
 use super::*;
+use crate::Bandwidth;
 
 #[test]
 fn pods_reach_each_other_as_themselves_and_outside_as_the_host() {
@@ -313,6 +319,71 @@ fn two_hundred_pods_start_and_stop_in_constant_time() {
         let unmapped = print("detach with a host port", &halves(&detach, 1));
         eprintln!("the rest: {:.0} ms", time(&mut || server.builtin().settle()));
         assert!(plain < 50.0 && mapped < 100.0 && undone < 50.0 && unmapped < 100.0);
+        assert_clean(&server);
+    });
+}
+
+/// Keeps warnings.
+#[derive(Debug, Default, Clone)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    fn taken(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text::default();
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.push_str(&format!("{field}={value:?} "));
+    }
+}
+
+#[test]
+fn limits_that_are_not_kept_are_told_once() {
+    on_a_host(|| {
+        let server = Server::new("td", &["10.213.13.0/24"]);
+        let warnings = Warnings::default();
+        tracing::subscriber::with_default(warnings.clone(), || {
+            for (limits, count) in [(None, 0), (Some((Some(0), None)), 0), (Some((None, Some(1_000_000))), 1)] {
+                let bandwidth = limits.map(|(ingress, egress)| Bandwidth { ingress, egress });
+                let namespace = Namespace::new();
+                let path = namespace.path();
+                let limited = Pod { bandwidth, ..pod("web", &path, &[]) };
+                server.builtin().attach(&limited).unwrap();
+                server.builtin().attach(&limited).unwrap();
+                let mut said = warnings.taken();
+                said.retain(|said| said.contains("bandwidth"));
+                assert_eq!(said.len(), count, "{said:?}");
+                assert!(said.iter().all(|said| said.contains("default/web")));
+                server.detach("web");
+                server.builtin().settle();
+            }
+        });
         assert_clean(&server);
     });
 }

@@ -41,6 +41,12 @@ pub(crate) fn runc() -> PathBuf {
     runcs().pop().unwrap()
 }
 
+/// The cgroup of container `id` for this controller. Version 2 has one tree for all of them, version 1 one for each.
+pub(crate) fn cgroup(controller: &str, id: &str) -> PathBuf {
+    let top = Path::new("/sys/fs/cgroup");
+    if top.join("cgroup.controllers").exists() { top.join(id) } else { top.join(controller).join(id) }
+}
+
 /// One container; everything of it goes when it is dropped.
 pub(crate) struct Sut {
     pub(crate) temp: TempDir,
@@ -86,7 +92,7 @@ impl Sut {
         let mut launch = Launch::new(&id, &dir, runtime);
         launch.log_path = Some(temp.path().join("log/0.log"));
         launch.exit_disk = Some(temp.path().join("disk/exit.json"));
-        launch.memory_cgroup = Some(format!("/sys/fs/cgroup/memory/{id}").into());
+        launch.memory_cgroup = Some(cgroup("memory", &id));
         launch.rootfs = Some(Overlay {
             layers_dir: layers,
             lowers: vec!["top/fs".into(), "base/fs".into()],
@@ -244,7 +250,7 @@ impl Drop for Sut {
             .args(["delete", "--force", id])
             .output();
         for controller in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            let _ = fs::remove_dir(controller.path().join(id));
+            let _ = fs::remove_dir(cgroup(&controller.file_name().to_string_lossy(), id));
         }
     }
 }

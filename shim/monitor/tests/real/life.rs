@@ -1,12 +1,11 @@
 //! Create, start, output, exit: what happens when all goes well.
 
 use std::fs;
-use std::path::PathBuf;
 
 use crisp_monitor::protocol::{Phase, Request};
 use crisp_monitor::spawn;
 
-use crate::common::{Client, Sut, eventually, line, runc, runcs};
+use crate::common::{Client, Sut, cgroup, eventually, line, runc, runcs};
 
 #[test]
 fn a_container_runs_and_leaves_its_output_and_exit_code() {
@@ -36,7 +35,7 @@ fn a_container_runs_and_leaves_its_output_and_exit_code() {
         assert_eq!(phases, [Phase::Created, Phase::Running, Phase::Exited, Phase::Deleted]);
         assert_eq!(fs::read_to_string(sut.temp.path().join("upper/etc/new")).unwrap(), "new\n");
         assert_eq!(fs::read_dir(sut.temp.path().join("runtime")).unwrap().count(), 0, "the runtime has forgotten it");
-        assert!(!PathBuf::from(format!("/sys/fs/cgroup/memory/{}", sut.launch.id)).exists());
+        assert!(!cgroup("memory", &sut.launch.id).exists());
     }
 }
 

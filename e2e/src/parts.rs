@@ -216,13 +216,14 @@ pub(crate) async fn apt(packages: &[&str]) -> Res {
         return Ok(());
     }
     println!("installing Debian packages: {}", missing.join(" "));
-    // docker-registry's and others' services must not start on the machine that runs the tests.
+    keep_registry_stopped(&missing).await?;
     let args: Vec<&str> = ["-o", "DPkg::Lock::Timeout=300", "install", "-y", "-qq", "--no-install-recommends"]
         .into_iter()
         .chain(missing.clone())
         .collect();
     let apt = || {
         let mut c = Command::new("apt-get");
+        // Single user: without systemd, init scripts that a package brings are not started then.
         c.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").args(&args);
         c
     };
@@ -234,4 +235,14 @@ pub(crate) async fn apt(packages: &[&str]) -> Res {
         .await
         .map(drop)
         .map_err(|e| Fail::Wrong(format!("these need Debian 12's packages and root: {}\n{e}", missing.join(" "))))
+}
+
+/// Keeps the service of a registry that is about to be installed from being started, now and at each boot: only the
+/// program is wanted. A mask is all that the package's scripts leave alone under systemd.
+async fn keep_registry_stopped(missing: &[&str]) -> Res {
+    if !missing.contains(&"docker-registry") || !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    println!("masking docker-registry.service: only the program is used (systemctl unmask undoes it)");
+    sh::cmd("systemctl", &["mask", "docker-registry.service"], 30).await.map(drop)
 }

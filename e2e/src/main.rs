@@ -21,6 +21,7 @@ mod images;
 mod leaks;
 mod logs;
 mod parts;
+mod proxy;
 mod push;
 mod registry;
 mod run;
@@ -96,22 +97,23 @@ enum Verb {
     Setup,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    // oci-client's TLS, which plain HTTP never reaches, wants to know its cryptography all the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let verb = Cli::parse().verb;
-    let work = dispatch(verb);
-    let result = tokio::select! {
-        r = work => r,
-        _ = tokio::signal::ctrl_c() => fail::wrong("interrupted"),
-    };
-    match result {
+fn main() -> ExitCode {
+    match proxy::spare_loopback().and_then(|()| work()) {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(e) => {
             eprintln!("crisp-e2e: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn work() -> Res<i32> {
+    // oci-client's TLS, which plain HTTP never reaches, wants to know its cryptography all the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::select! {
+        r = dispatch(Cli::parse().verb) => r,
+        _ = tokio::signal::ctrl_c() => fail::wrong("interrupted"),
     }
 }
 

@@ -110,8 +110,6 @@ pub(crate) async fn enter() -> Res<Option<i32>> {
         .arg(exe)
         .args(std::env::args_os().skip(1))
         .env(INSIDE, std::process::id().to_string())
-        .env("NO_PROXY", "127.0.0.1,localhost")
-        .env("no_proxy", "127.0.0.1,localhost")
         .spawn()?;
     // Ctrl-C goes to the whole process group; the inner one cleans up and we wait for it.
     loop {

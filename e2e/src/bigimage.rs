@@ -13,13 +13,16 @@ use std::{fs, path::Path};
 pub(crate) const GZIP: &str = "bench/debian-dev:1";
 pub(crate) const ZSTD: &str = "bench/debian-dev:zstd";
 
-/// What each layer over the base system holds.
+/// What each layer over the base system holds, in the words of a shell.
 const SETS: &[(&str, &str)] = &[
     (
         "py",
         "python3 python3.11 libpython3.11-stdlib python3.11-minimal libpython3.11-minimal python3-pip python3-setuptools",
     ),
-    ("gcc", "gcc-12 cpp-12 g++-12 binutils-x86-64-linux-gnu libgcc-12-dev libc6-dev linux-libc-dev libstdc++-12-dev"),
+    (
+        "gcc",
+        "gcc-12 cpp-12 g++-12 binutils-$(uname -m | tr _ -)-linux-gnu libgcc-12-dev libc6-dev linux-libc-dev libstdc++-12-dev",
+    ),
     ("perl", "perl-modules-5.36 libperl5.36 perl git vim-runtime"),
     ("llvm", "libllvm14 clang-14 libclang-common-14-dev libclang-cpp14"),
     ("java", "openjdk-17-jre-headless"),

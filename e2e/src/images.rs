@@ -8,7 +8,7 @@
 use crate::{
     fail::{Fail, Res},
     parts,
-    push::{Layer, push},
+    push::{Layer, architecture, push},
     sh,
     tar::{Kind, Tar},
 };
@@ -134,11 +134,12 @@ async fn nginx(host: &str, work: &Path, bb: &Path) -> Res {
     let base = Layer::gzip_bytes(&fs::read(&tar)?)?;
     fs::remove_file(tar)?;
     let run = ["nginx", "-g", "daemon off;"];
+    let hostnet = format!("{CRI_TOOLS}/hostnet-nginx-{}:latest", architecture());
     let httpd = ["sh", "-c", "echo httpd; exec nginx -g 'daemon off;'"];
     for (names, port, cmd) in [
         (&[NGINX, "e2e-test-images/nginx:1.14-4", "e2e-test-images/nginx:1.15-4"][..], 80, run),
         (&["e2e-test-images/httpd:2.4.38-4", "e2e-test-images/httpd:2.4.39-4"][..], 80, httpd),
-        (&["k8s-staging-cri-tools/hostnet-nginx-amd64:latest"][..], 12003, run),
+        (&[hostnet.as_str()][..], 12003, run),
     ] {
         let site = format!(
             "server {{ listen {port} default_server; listen [::]:{port} default_server; root /var/www/html; index index.html; location / {{ try_files $uri $uri/ =404; }} }}\n"

@@ -56,11 +56,20 @@ impl Layer {
     }
 }
 
+/// What images call this machine's architecture: Go's name of it.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 /// The JSON of an image's config: `config` is its inner object (Env, Cmd, User …).
 pub(crate) fn config_json(layers: &[Layer], config: &Value) -> Vec<u8> {
     let history = json!({"created": "2026-01-01T00:00:00Z", "created_by": "crisp-e2e"});
     json!({
-        "architecture": "amd64", "os": "linux", "created": "2026-01-01T00:00:00Z", "config": config,
+        "architecture": architecture(), "os": "linux", "created": "2026-01-01T00:00:00Z", "config": config,
         "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>()},
         "history": vec![history; layers.len()],
     })

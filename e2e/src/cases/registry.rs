@@ -5,7 +5,7 @@ use crate::{
     client::spec,
     fail::{Res, ensure, same},
     hostile::{Hostile, Reply, Wares},
-    push::{Layer, digest},
+    push::{Layer, architecture, digest},
     tar::Tar,
 };
 use crisp_cri_proto::v1::*;
@@ -192,7 +192,7 @@ async fn other_platform(ctx: &Ctx) -> Res {
         }
     });
     let e = e.await?;
-    ensure!(e.message().contains("amd64") || e.message().contains("platform"), "{}", e.message());
+    ensure!(e.message().contains(architecture()) || e.message().contains("platform"), "{}", e.message());
     Ok(())
 }
 
@@ -201,7 +201,7 @@ async fn index_picks_the_platform(ctx: &Ctx) -> Res {
     let config = digest(&w.config);
     let entry = |arch: &str, d: &str, size: usize| json!({"mediaType": crate::push::MANIFEST, "digest": d, "size": size, "platform": {"os": "linux", "architecture": arch}});
     let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [
-        entry("s390x", &digest(b"other"), 5), entry("amd64", &digest(&w.manifest), w.manifest.len()), entry("arm64", &digest(b"third"), 5)]});
+        entry("s390x", &digest(b"other"), 5), entry(architecture(), &digest(&w.manifest), w.manifest.len()), entry("ppc64le", &digest(b"third"), 5)]});
     let index = index.to_string();
     let (h, r) = pull(ctx, move |a| {
         if a.path.ends_with("/manifests/1") || a.path.ends_with(&digest(index.as_bytes())) {

@@ -4,7 +4,7 @@
 use crate::{
     cases::{namespaces, network::get},
     client::{Cri, NAMESPACE, spec},
-    fail::{Res, ensure},
+    fail::{Res, ensure, wrong},
     images, logs, parts,
     push::{Layer, push},
     registry::{Registry, free_port},
@@ -13,53 +13,37 @@ use crate::{
 };
 use crisp_cri_proto::v1::*;
 use serde_json::json;
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+const IMAGE: &str = "demo/web:1";
 
 /// Prints a step.
 fn say(text: impl AsRef<str>) {
     println!("\n==> {}", text.as_ref());
 }
 
-/// The whole demo.
+/// The whole demo. Ctrl-C ends it at any time, and what it made is removed all the same.
 pub(crate) async fn demo() -> Res {
     ensure!(rustix::process::geteuid().is_root(), "the demo needs root: it starts containers");
-    say("what it needs: runc, nftables, a registry and busybox, from Debian");
-    parts::apt(parts::DEMO).await?;
-    say("building crisp (target/release/crisp; a first build takes some minutes)");
-    cargo(&["build", "--release", "--package", "crisp"]).await?;
+    // One for all steps: it keeps a signal that comes between two of them.
+    let mut ctrl_c = signal(SignalKind::interrupt())?;
+    unless(&mut ctrl_c, prepare()).await?;
     let dir = std::env::temp_dir().join(world::mark());
     let cleanup = Cleanup(dir.clone());
     fs::create_dir_all(&dir)?;
 
-    say("a registry on loopback, with one image: busybox and a web page");
-    let registry = Registry::start(&dir.join("registry"), &dir).await?;
-    let mut tar = images::rootfs(Path::new("/bin/busybox"), "", "").await?;
-    tar.dir("www").file("www/index.html", "It works: this page comes from a pod that crisp runs.\n", 0o644);
-    push(
-        &registry.host,
-        &["demo/web:1"],
-        &[Layer::gzip(&tar)?],
-        &json!({
-            "Env": ["PATH=/bin"], "Cmd": ["sh", "-c", "echo serving on port 80; exec httpd -f -v -p 80 -h /www"]
-        }),
-    )
-    .await?;
-    let image = format!("{}/demo/web:1", registry.host);
-
+    let registry = unless(&mut ctrl_c, publish(&dir)).await?;
     say("crisp serve, without any configuration; only its names and directories are its own");
     let server = Server::plain(&dir, &parts::checkout().join("target/release/crisp")).await?;
     println!("    {}", server.command_line());
     let cri = server.cri().await?;
-    let version = cri.rt.clone().version(VersionRequest::default()).await?.into_inner();
-    println!(
-        "    it answers: {} {}, CRI {}",
-        version.runtime_name, version.runtime_version, version.runtime_api_version
-    );
-    for (what, ok, why) in cri.conditions().await? {
-        println!("    {what}: {ok} {why}");
-    }
-    let shown = show(&cri, &dir, &image).await;
+    let shown = unless(&mut ctrl_c, show(&cri, &dir, &format!("{}/{IMAGE}", registry.host))).await;
     say("cleaning up: the pod, the server, its directories");
+    if shown.is_err() {
+        // What the server was asked for goes on there without us, and a pod is listed once it is made.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     let removed = cri.remove_everything().await;
     let instance = server.instance.clone();
     server.finish().await?;
@@ -75,7 +59,56 @@ pub(crate) async fn demo() -> Res {
     Ok(())
 }
 
+/// Does `work`, or leaves it at Ctrl-C.
+async fn unless<T>(ctrl_c: &mut Signal, work: impl Future<Output = Res<T>>) -> Res<T> {
+    tokio::select! {
+        // The signal reaches programs that `work` waits for as well, and is why they fail then.
+        biased;
+        _ = ctrl_c.recv() => wrong("interrupted"),
+        done = work => done,
+    }
+}
+
+async fn prepare() -> Res {
+    say("what it needs: runc, nftables, a registry and busybox, from Debian");
+    parts::apt(parts::DEMO).await?;
+    say("building crisp (target/release/crisp; a first build takes some minutes)");
+    cargo(&["build", "--release", "--package", "crisp"]).await
+}
+
+/// A registry that has the image.
+async fn publish(dir: &Path) -> Res<Registry> {
+    say("a registry on loopback, with one image: busybox and a web page");
+    let registry = Registry::start(&dir.join("registry"), dir).await?;
+    let mut tar = images::rootfs(Path::new("/bin/busybox"), "", "").await?;
+    tar.dir("www").file("www/index.html", "It works: this page comes from a pod that crisp runs.\n", 0o644);
+    push(
+        &registry.host,
+        &[IMAGE],
+        &[Layer::gzip(&tar)?],
+        &json!({
+            "Env": ["PATH=/bin"], "Cmd": ["sh", "-c", "echo serving on port 80; exec httpd -f -v -p 80 -h /www"]
+        }),
+    )
+    .await?;
+    Ok(registry)
+}
+
+/// What the server says of itself.
+async fn introduce(cri: &Cri) -> Res {
+    let version = cri.rt.clone().version(VersionRequest::default()).await?.into_inner();
+    println!(
+        "    it answers: {} {}, CRI {}",
+        version.runtime_name, version.runtime_version, version.runtime_api_version
+    );
+    for (what, ok, why) in cri.conditions().await? {
+        println!("    {what}: {ok} {why}");
+    }
+    Ok(())
+}
+
 async fn show(cri: &Cri, dir: &Path, image: &str) -> Res {
+    introduce(cri).await?;
     say(format!("pulling {image}"));
     let id = cri.pull(image).await?;
     println!("    image {id}");

@@ -111,9 +111,12 @@ fn main() -> ExitCode {
 async fn work() -> Res<i32> {
     // oci-client's TLS, which plain HTTP never reaches, wants to know its cryptography all the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let verb = Cli::parse().verb;
+    // The demo has to clean up after itself: it is on the machine, not in namespaces that end with this program.
+    let demo = matches!(verb, Verb::Demo);
     tokio::select! {
-        r = dispatch(Cli::parse().verb) => r,
-        _ = tokio::signal::ctrl_c() => fail::wrong("interrupted"),
+        r = dispatch(verb) => r,
+        _ = tokio::signal::ctrl_c(), if !demo => fail::wrong("interrupted"),
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) async fn demo() -> Res {
 
     let registry = unless(&mut ctrl_c, publish(&dir)).await?;
     say("crisp serve, without any configuration; only its names and directories are its own");
-    let server = Server::plain(&dir, &parts::checkout().join("target/release/crisp")).await?;
+    let server = Server::plain(&dir, &parts::crisp()).await?;
     println!("    {}", server.command_line());
     let cri = server.cri().await?;
     let shown = unless(&mut ctrl_c, show(&cri, &dir, &format!("{}/{IMAGE}", registry.host))).await;
@@ -72,7 +72,7 @@ async fn unless<T>(ctrl_c: &mut Signal, work: impl Future<Output = Res<T>>) -> R
 async fn prepare() -> Res {
     say("what it needs: runc, nftables, a registry and busybox, from Debian");
     parts::apt(parts::DEMO).await?;
-    say("building crisp (target/release/crisp; a first build takes some minutes)");
+    say("building crisp (a first build takes some minutes)");
     cargo(&["build", "--release", "--package", "crisp"]).await
 }
 

@@ -124,6 +124,14 @@ pub(crate) fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
+/// The crisp of a release build. cargo puts it into the target directory that this program came from too, and that may be
+/// another than the checkout's.
+pub(crate) fn crisp() -> PathBuf {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let beside = exe.ancestors().nth(2).map(|target| target.join("release/crisp"));
+    beside.filter(|crisp| crisp.exists()).unwrap_or_else(|| checkout().join("target/release/crisp"))
+}
+
 /// Makes `bin/<name>` in the cache lead there. Renamed into place: others may be using the old one.
 fn link(name: &str, target: &Path) -> Res {
     let bin = cache().join("bin");

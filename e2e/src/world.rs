@@ -47,7 +47,7 @@ impl World {
         images::fill(&registry.host, &storage).await?;
         let crisp = match crisp {
             Some(c) => fs::canonicalize(c)?,
-            None => parts::checkout().join("target/release/crisp"),
+            None => parts::crisp(),
         };
         Ok(Self {
             cgroup: format!("/{}", mark()),

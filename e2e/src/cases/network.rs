@@ -1,8 +1,9 @@
 //! The pod's network, with CNI plugins, with the built-in one, with none.
 
-use super::{Ctx, cases};
+use super::{Ctx, cases, pod_security, security};
 use crate::{
     fail::{Fail, Res, ensure, same},
+    hostile::{Hostile, Reply},
     server::Net,
     sh,
 };
@@ -197,19 +198,31 @@ async fn builtin_host_port(ctx: &Ctx) -> Res {
     server.finish().await
 }
 
+/// A host port for clients on loopback makes the kernel route 127/8 on the pod's interface. Root in the pod can send such
+/// packets; the node's own services there must stay out of its reach.
 async fn builtin_pods_are_apart_from_loopback(ctx: &Ctx) -> Res {
     ctx.only_crisp("it has no network of its own")?;
     let server = ctx.own(|o| o.net = Net::Builtin).await?;
     let cri = server.cri().await?;
-    // A host port on loopback makes the kernel route 127/8; the node's own services there must stay out of reach.
     let mut config = ctx.pod();
     config.port_mappings = vec![port(18085, "127.0.0.1")];
+    pod_security(&mut config).privileged = true;
     let pod = ctx.up_on(&cri, config).await?;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:18086").await?;
-    let out = pod.script("ip route add 127.0.0.0/8 dev eth0 2>/dev/null; wget -T 2 -qO- http://127.0.0.1:18086/ 2>/dev/null && echo reached || echo apart", |_| ());
-    let (said, connected) = tokio::join!(out, tokio::time::timeout(Duration::from_secs(4), listener.accept()));
-    same!("loopback of the node", said?, "apart\n");
-    ensure!(connected.is_err(), "a pod connected to the node's loopback");
-    sh::cmd("ip", &["route"], 5).await?;
+    let ip = cri.pod_status(&pod.id).await?.network.unwrap_or_default().ip;
+    let mut root = ctx.container("root", &["sleep", "3600"]);
+    security(&mut root).privileged = true;
+    let root = pod.start(&root).await?;
+    let way = format!(
+        "ip addr del 127.0.0.1/8 dev lo; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; \
+         ip route add 127.0.0.1 via 169.254.1.1 dev eth0 src {ip}"
+    );
+    cri.sh(&root, &way).await?;
+    let node = Hostile::start(|_| Reply::ok("text/plain", b"secret\n")).await?;
+    let attack = format!("wget -T 2 -qO- http://{}/ 2>/dev/null || echo apart", node.host);
+    same!("loopback of the node", cri.sh(&root, &attack).await?, "apart\n");
+    // This case can fail: without the guard the same packets arrive.
+    let table = format!("{}-pods", server.instance);
+    sh::cmd("nft", &["flush", "chain", "inet", &table, "guard"], 10).await?;
+    same!("without the guard", cri.sh(&root, &attack).await?, "secret\n");
     server.finish().await
 }

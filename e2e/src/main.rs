@@ -123,13 +123,13 @@ async fn work() -> Res<i32> {
 async fn dispatch(verb: Verb) -> Res<i32> {
     match verb {
         Verb::Setup => {
-            setup().await?;
+            setup(false).await?;
             Ok(0)
         }
         Verb::Demo => demo::demo().await.map(|()| 0),
         Verb::Verify { layer } => verify::verify(layer).await,
         Verb::Clients { containerd, crisp, words } => {
-            setup().await?;
+            setup(false).await?;
             if let Some(code) = world::enter().await? {
                 return Ok(code);
             }
@@ -138,11 +138,7 @@ async fn dispatch(verb: Verb) -> Res<i32> {
             Ok(i32::from(sums.failed > 0))
         }
         Verb::Bench { quick, crisp, words } => {
-            setup().await?;
-            if !world::inside() {
-                // Its image is made from Debian packages; there is no way to them from inside.
-                fill(true).await?;
-            }
+            setup(true).await?;
             if let Some(code) = world::enter().await? {
                 return Ok(code);
             }
@@ -152,7 +148,7 @@ async fn dispatch(verb: Verb) -> Res<i32> {
             Ok(i32::from(run::endpoint(&e, &registry, &words).await?.failed > 0))
         }
         Verb::Run { containerd, crisp, runtime, words, .. } => {
-            setup().await?;
+            setup(false).await?;
             if let Some(code) = world::enter().await? {
                 return Ok(code);
             }
@@ -170,15 +166,17 @@ fn kind(containerd: bool) -> server::Kind {
     if containerd { server::Kind::Containerd } else { server::Kind::Crisp }
 }
 
-/// Debian packages and Go parts; before the namespaces are entered, because there is no way out from in there.
-async fn setup() -> Res {
+/// Debian packages, Go parts and images, the `big` one too; before the namespaces are entered, because there is no way out
+/// from in there.
+async fn setup(big: bool) -> Res {
     if world::inside() {
         return Ok(());
     }
     parts::apt(parts::DEMO).await?;
     parts::apt(parts::TESTS).await?;
+    let _lock = parts::lock().await?;
     parts::Parts::all().await?;
-    fill(false).await
+    fill(big).await
 }
 
 /// Fills the registry in the cache with the test images, and the big one for benches if asked.

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tokio::process::Command;
 
@@ -117,6 +118,26 @@ impl Parts {
 /// `$CRISP_CACHE`, else `/var/cache/crisp`.
 pub(crate) fn cache() -> PathBuf {
     std::env::var_os("CRISP_CACHE").map_or_else(|| "/var/cache/crisp".into(), PathBuf::from)
+}
+
+/// Keeps other runs from filling the cache until it is dropped: what is made there is made in directories of fixed names.
+pub(crate) async fn lock() -> Res<fs::File> {
+    fs::create_dir_all(cache())?;
+    let path = cache().join("lock");
+    let file = fs::File::create(&path)?;
+    let mut told = false;
+    // Asked again and again, so that Ctrl-C ends the waiting.
+    while let Err(e) = file.try_lock() {
+        if let fs::TryLockError::Error(e) = e {
+            return Err(e.into());
+        }
+        if !told {
+            println!("waiting for another run, which holds {}", path.display());
+            told = true;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(file)
 }
 
 /// The checkout this program was built from.

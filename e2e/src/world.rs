@@ -69,6 +69,9 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.registry = None;
+        // The names of images that cases pushed; the blobs are those of the next run as well.
+        let pushed = parts::cache().join("registry/docker/registry/v2/repositories/cases").join(mark());
+        let _ = fs::remove_dir_all(pushed);
         // Containers that a failed case left behind keep their cgroups, which are the machine's.
         kill_marked(&mark());
         remove_cgroups(&mark());

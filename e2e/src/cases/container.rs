@@ -102,7 +102,7 @@ async fn status_tells_what_was_asked(ctx: &Ctx) -> Res {
 }
 
 async fn command_and_args(ctx: &Ctx) -> Res {
-    let name = format!("cases/entry:{}", ctx.number());
+    let name = ctx.fresh("entry");
     let base = base(ctx).await?;
     push(
         &ctx.registry,
@@ -256,7 +256,7 @@ async fn missing_command_is_a_start_error(ctx: &Ctx) -> Res {
 }
 
 async fn no_command_at_all(ctx: &Ctx) -> Res {
-    let name = format!("cases/nocmd:{}", ctx.number());
+    let name = ctx.fresh("nocmd");
     push(
         &ctx.registry,
         &[&name],

@@ -18,7 +18,7 @@ cases!("image":
 
 /// Pushes layers over busybox and pulls the result.
 async fn made(ctx: &Ctx, layers: Vec<Layer>) -> Res<String> {
-    let name = format!("cases/made:{}", ctx.number());
+    let name = ctx.fresh("made");
     let all: Vec<Layer> = std::iter::once(super::container::base(ctx).await?).chain(layers).collect();
     push(&ctx.registry, &[&name], &all, &json!({"Env": ["PATH=/bin"]})).await?;
     let image = ctx.image(&name);

@@ -121,6 +121,11 @@ impl Ctx {
         format!("{}/{name}", self.registry)
     }
 
+    /// The name of an image to push that no other case has, here or in another run that shares the registry's storage.
+    pub(crate) fn fresh(&self, what: &str) -> String {
+        format!("cases/{}/{what}:{}", crate::world::mark(), self.number())
+    }
+
     /// busybox.
     pub(crate) fn busybox(&self) -> String {
         self.image(images::BUSYBOX)

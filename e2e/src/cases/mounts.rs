@@ -70,7 +70,7 @@ async fn symlink_source_is_followed(ctx: &Ctx) -> Res {
 }
 
 async fn symlink_in_the_image_stays_inside(ctx: &Ctx) -> Res {
-    let name = format!("cases/link:{}", ctx.number());
+    let name = ctx.fresh("link");
     let victim = ctx.tmp()?;
     let mut tar = Tar::default();
     tar.add("evil", crate::tar::Kind::Symlink(&victim.to_string_lossy()), 0o777, 0, 0);
@@ -202,7 +202,7 @@ async fn nested_mounts_in_any_order(ctx: &Ctx) -> Res {
 
 /// Pulls an image with `/data/deep/f` and returns its name.
 async fn volume_image(ctx: &Ctx) -> Res<String> {
-    let name = format!("cases/vol:{}", ctx.number());
+    let name = ctx.fresh("vol");
     let mut tar = Tar::default();
     tar.dir("data").dir("data/deep").file("data/deep/f", "in the image", 0o644);
     push(&ctx.registry, &[&name], &[Layer::gzip(&tar)?], &json!({})).await?;
@@ -290,7 +290,7 @@ async fn relative_paths_are_refused(ctx: &Ctx) -> Res {
 }
 
 async fn volumes_of_the_image(ctx: &Ctx) -> Res {
-    let name = format!("cases/volumes:{}", ctx.number());
+    let name = ctx.fresh("volumes");
     let mut tar = Tar::default();
     tar.add("vol", crate::tar::Kind::Dir, 0o750, 12, 34).add("vol/f", crate::tar::Kind::File(b"copied"), 0o600, 12, 34);
     let config = json!({"Env": ["PATH=/bin"], "Volumes": {"/vol": {}}});

@@ -78,7 +78,7 @@ async fn stop_is_idempotent(ctx: &Ctx) -> Res {
 }
 
 async fn image_stop_signal(ctx: &Ctx) -> Res {
-    let name = format!("cases/stopsignal:{}", ctx.number());
+    let name = ctx.fresh("stopsignal");
     push(
         &ctx.registry,
         &[&name],

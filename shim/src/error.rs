@@ -118,9 +118,16 @@ impl Error {
                 pin::Error::SysctlRefused { .. } | pin::Error::NoRoot(_) | pin::Error::Id(_) => Code::InvalidArgument,
                 _ => Code::Internal,
             },
-            Self::Network { source: crisp_netns::Error::Builtin(builtin::Error::PortInUse { .. }), .. } => {
-                Code::FailedPrecondition
-            }
+            Self::Network { source: crisp_netns::Error::Builtin(source), .. } => match source {
+                builtin::Error::PortInUse { .. }
+                | builtin::Error::PortOfHost { .. }
+                | builtin::Error::NoHostPorts(_)
+                | builtin::Error::NoSubnet
+                | builtin::Error::Subnet { .. } => Code::FailedPrecondition,
+                builtin::Error::HostIp { .. } => Code::InvalidArgument,
+                builtin::Error::NoAddress(_) => Code::ResourceExhausted,
+                _ => Code::Internal,
+            },
             Self::Network { .. }
             | Self::Runtime { .. }
             | Self::Spawn { .. }

@@ -23,12 +23,10 @@ const KILLED: u8 = 137;
 
 /// Shows the container until it ends; then the pod is stopped, or removed.
 pub async fn follow(client: &mut Client, started: &Started, remove: bool, interrupts: Interrupts) -> Result<ExitCode> {
-    let shown = show(client, started, interrupts).await;
-    if let Err(error) = &shown
-        && error.code == INTERRUPTED
-    {
-        return shown.map(|()| ExitCode::SUCCESS);
-    }
+    let shown = match show(client, started, interrupts).await {
+        Err(given_up) if given_up.code == INTERRUPTED => return Err(given_up),
+        shown => shown,
+    };
     if shown.is_err() {
         // Nobody sees its output any more: that it runs on, unseen, is what -d is for.
         stop::container_of(client, &started.container, UNSEEN).await?;
@@ -75,10 +73,12 @@ async fn show(client: &mut Client, started: &Started, mut interrupts: Interrupts
                 1 | 2 => end(client, started, number, failed.clone()),
                 _ => return Err(given_up(started, "it was not stopped in time".to_owned())),
             },
-            Some(error) = failures.recv() => match error.is_lost_server() {
-                true => return Err(given_up(started, error.message)),
-                false => drop(error.report()),
-            },
+            Some(error) = failures.recv() => {
+                if error.is_lost_server() {
+                    return Err(given_up(started, error.message));
+                }
+                error.report();
+            }
         }
     }
 }
